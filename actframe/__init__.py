@@ -1,0 +1,100 @@
+"""Record what happens inside a transformer while it works."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from actframe.benchmarks.base import BenchmarkAdapter, Question
+    from actframe.capture.base import CaptureStrategy
+    from actframe.capture.recorder import ActivationRecorder
+    from actframe.capture.selection import Selection
+    from actframe.errors import (
+        ActframeError,
+        BenchmarkError,
+        CaptureError,
+        FormatError,
+        LayoutError,
+        ModelError,
+        PluginError,
+        PromptError,
+        SelectionError,
+        SiteError,
+        StorageError,
+        UnknownNameError,
+        UnsafeFileError,
+    )
+    from actframe.hookspecs import hookimpl
+    from actframe.inference import (
+        answer_benchmark_question,
+        answer_benchmark_question_with_activations,
+        generate_inference,
+        generate_inference_with_activations,
+    )
+    from actframe.records.bundle import Bundle
+    from actframe.records.record import ActivationRecord
+    from actframe.storage.base import StorageBackend
+    from actframe.storage.files import load_activations, save_activations
+
+__all__ = [
+    "ActframeError",
+    "ActivationRecord",
+    "ActivationRecorder",
+    "BenchmarkAdapter",
+    "BenchmarkError",
+    "Bundle",
+    "CaptureError",
+    "CaptureStrategy",
+    "FormatError",
+    "LayoutError",
+    "ModelError",
+    "PluginError",
+    "PromptError",
+    "Question",
+    "Selection",
+    "SelectionError",
+    "SiteError",
+    "StorageBackend",
+    "StorageError",
+    "UnknownNameError",
+    "UnsafeFileError",
+    "answer_benchmark_question",
+    "answer_benchmark_question_with_activations",
+    "generate_inference",
+    "generate_inference_with_activations",
+    "hookimpl",
+    "load_activations",
+    "save_activations",
+]
+
+_HOMES = {
+    "ActivationRecord": "actframe.records.record",
+    "ActivationRecorder": "actframe.capture.recorder",
+    "BenchmarkAdapter": "actframe.benchmarks.base",
+    "Bundle": "actframe.records.bundle",
+    "CaptureStrategy": "actframe.capture.base",
+    "Question": "actframe.benchmarks.base",
+    "Selection": "actframe.capture.selection",
+    "StorageBackend": "actframe.storage.base",
+    "answer_benchmark_question": "actframe.inference",
+    "answer_benchmark_question_with_activations": "actframe.inference",
+    "generate_inference": "actframe.inference",
+    "generate_inference_with_activations": "actframe.inference",
+    "hookimpl": "actframe.hookspecs",
+    "load_activations": "actframe.storage.files",
+    "save_activations": "actframe.storage.files",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what a name needs when it is first used, so that `import actframe` stays fast and without torch."""
+    if name not in __all__:
+        raise AttributeError(f"module 'actframe' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES.get(name, "actframe.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

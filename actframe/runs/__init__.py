@@ -1,0 +1,1 @@
+"""The main job: a benchmark, a model, and where the answers go."""

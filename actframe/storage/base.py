@@ -1,0 +1,49 @@
+"""StorageBackend, the contract of a file format."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from pathlib import Path
+from typing import ClassVar
+
+from actframe.extension import Extension
+from actframe.records.bundle import Bundle
+
+__all__ = ["StorageBackend"]
+
+
+class StorageBackend(Extension, ABC):
+    """Writes a bundle to a file and reads it back, bit for bit.
+
+    A backend knows nothing of models, of records or of crashes: `actframe.storage.files` gives it the path of a
+    temporary file and makes what it wrote durable and visible in one step. Two methods and two names are all:
+
+        class NpzBackend(StorageBackend):
+            name = "npz"
+            suffix = ".npz"
+
+            def write(self, path, bundle): ...
+            def read(self, path, names=None): ...
+    """
+
+    kind: ClassVar[str] = "storage backend"
+    suffix: ClassVar[str]
+    """How file names end, with the dot. The longest suffix that matches a path wins."""
+
+    @abstractmethod
+    def write(self, path: Path, bundle: Bundle) -> None:
+        """Write `bundle` to `path`, which is new or empty. Tensors are on CPU; they must not be changed."""
+
+    @abstractmethod
+    def read(self, path: Path, names: Collection[str] | None = None) -> Bundle:
+        """Read a bundle: all its metadata, and the tensors in `names` (None: all).
+
+        Tensors come back with the dtype, shape and bits that were written. A format that can read one tensor
+        without the others returns a `LazyTensors`. Names that the file does not have are left out: the caller
+        says what is missing.
+
+        Raises:
+            FormatError: the file is damaged, cut short, or not of this format.
+            UnsafeFileError: reading it would run code, or its declared sizes exceed the file.
+        """

@@ -1,0 +1,1 @@
+"""For those who test code that uses actframe: tiny seeded models."""
