@@ -99,13 +99,21 @@ class Registry:
         self._collect()
         return [plugin for plugin in self._plugins.values() if plugin.error is not None]
 
-    def implementations(self, hook: str) -> Iterator[tuple[Plugin, Callable[..., Any]]]:
-        """Each plugin's function for one hook, the last registered first, as pluggy calls them.
+    def call_each(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, Any]]:
+        """Call one hook of each plugin in turn, the last registered first, and give what each returned.
 
-        Callers run them one by one, so that a plugin that raises is known by name and stops no other.
+        Unlike a plain hook call, a plugin that raises is known by name, kept as a failure, and stops no other.
         """
         for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
-            yield self._plugins[implementation.plugin_name], implementation.function
+            plugin = self._plugins[implementation.plugin_name]
+            try:
+                result = implementation.function(*(arguments[name] for name in implementation.argnames))
+            except Exception as error:
+                if plugin.is_builtin:
+                    raise
+                self.fail(plugin, error)
+            else:
+                yield plugin, result
 
     def fail(self, plugin: Plugin, error: BaseException) -> None:
         """Keep a plugin's error and warn about it, once for each plugin."""
@@ -135,13 +143,15 @@ class Registry:
         if self._collected:
             return
         self._collected = True
-        taken: dict[tuple[str, str], Plugin] = {}
-        for plugin, provide in reversed(list(self.implementations("extensions"))):
+        builtin: set[tuple[str, str]] = set()
+        for plugin, provided in reversed(list(self.call_each("extensions"))):
             try:
-                for extension in provide():
+                for extension in provided:
                     _check(extension)
-                    owner = taken.setdefault((extension.kind, extension.name), plugin)
-                    if owner.is_builtin and owner is not plugin:
+                    key = (extension.kind, extension.name)
+                    if plugin.is_builtin:
+                        builtin.add(key)
+                    elif key in builtin:
                         raise PluginError(f"{extension.kind} {extension.name!r} is built in and cannot be replaced")
                     plugin.extensions.append(extension)
             except Exception as error:

@@ -1,0 +1,115 @@
+"""Site names: what they look like, what else is accepted for them, and patterns over them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from actframe.errors import SiteError, nearest
+
+__all__ = ["INPUT", "LAYER", "MODULE", "canonical", "expand", "layer_count", "layer_site", "summarise"]
+
+MODULE = "module:"
+INPUT = "@input"
+
+LAYER = re.compile(r"(?P<tower>(?:\w+\.)?)layer_(?P<index>\d+)")
+"""A residual stream after a block, with the tower it is in."""
+
+_TOWER = r"((?:(?!resid_|blocks\b|attn_|mlp_)\w+\.)?)"
+_ALIASES = [
+    (re.compile(_TOWER + pattern), replacement)
+    for pattern, replacement in [
+        (r"hidden_states\[0\]", r"\1embeddings"),
+        (r"resid_post\.(\d+)", r"\1layer_\2"),
+        (r"resid_pre\.(\d+)", r"\1layer_\2.resid_pre"),
+        (r"(attn_out|mlp_out|mlp_act)\.(\d+)", r"\1layer_\3.\2"),
+        (r"blocks\.(\d+)\.hook_resid_post", r"\1layer_\2"),
+        (r"blocks\.(\d+)\.hook_(resid_pre|attn_out|mlp_out)", r"\1layer_\2.\3"),
+        (r"blocks\.(\d+)\.mlp\.hook_post", r"\1layer_\2.mlp_act"),
+        (r"blocks\.(\d+)\.attn\.hook_pattern", r"\1layer_\2.attn_probs"),
+    ]
+]
+
+
+def canonical(name: str) -> str:
+    """The site that an accepted spelling means; any other name is returned as it is.
+
+    >>> canonical("blocks.3.hook_resid_post"), canonical("mlp_act.0"), canonical("layer_1.attn_out")
+    ('layer_3', 'layer_0.mlp_act', 'layer_1.attn_out')
+    """
+    for pattern, replacement in _ALIASES:
+        if match := pattern.fullmatch(name):
+            return match.expand(replacement)
+    return name
+
+
+def expand(pattern: str, available: Sequence[str]) -> list[str]:
+    """The available sites that a name or pattern means, in the order of `available`.
+
+    `*` stands for anything within a dotted part, `**` for anything, `?` for one character: `layer_*` is every
+    residual stream, `layer_*.mlp_out` every MLP output.
+
+    Raises:
+        SiteError: no site matches; the message lists the sites there are and the nearest spelling.
+    """
+    wanted = canonical(pattern)
+    if wanted in available:
+        return [wanted]
+    if any(sign in wanted for sign in "*?"):
+        expression = _compile(wanted)
+        if found := [site for site in available if expression.fullmatch(site)]:
+            return found
+    raise SiteError(
+        f"no site {pattern!r} in this model{nearest(wanted, available)}; it has {summarise(available)}, "
+        f"and {MODULE}<dotted path> for any module"
+    )
+
+
+def layer_site(index: int, available: Iterable[str]) -> list[str]:
+    """The residual streams after block `index` (negative: from the end), one for each tower.
+
+    Raises:
+        SiteError: no tower has so many blocks; the message says how many there are.
+    """
+    found = []
+    for tower, count in layer_count(available).items():
+        if -count <= index < count:
+            found.append(f"{tower}layer_{index % count}")
+    if not found:
+        counts = ", ".join(
+            f"{tower.rstrip('.') + ': ' if tower else ''}{n}" for tower, n in layer_count(available).items()
+        )
+        raise SiteError(
+            f"no layer {index}: the number of layers is {counts or 0}; they count from 0, or from -1 backwards"
+        )
+    return found
+
+
+def layer_count(available: Iterable[str]) -> dict[str, int]:
+    """How many blocks each tower has, by tower prefix."""
+    counts: dict[str, int] = {}
+    for match in filter(None, map(LAYER.fullmatch, available)):
+        tower = match["tower"]
+        counts[tower] = max(counts.get(tower, 0), int(match["index"]) + 1)
+    return counts
+
+
+def summarise(available: Sequence[str]) -> str:
+    """The sites in few words: numbered ones as a range.
+
+    >>> summarise(["embeddings", "layer_0", "layer_1", "layer_2", "logits"])
+    'embeddings, layer_0 .. layer_2, logits'
+    """
+    families: dict[str, list[str]] = {}
+    for site in available:
+        families.setdefault(re.sub(r"layer_\d+", "layer_#", site), []).append(site)
+    return (
+        ", ".join(sites[0] if len(sites) == 1 else f"{sites[0]} .. {sites[-1]}" for sites in families.values())
+        or "no site of its own"
+    )
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    parts = re.split(r"(\*\*|\*|\?)", pattern)
+    wild = {"**": ".*", "*": r"[^.]*", "?": r"[^.]"}
+    return re.compile("".join(wild.get(part, re.escape(part)) for part in parts))
