@@ -9,6 +9,7 @@
      +-- CaptureError           (RuntimeError)  what was captured would not be what the model computed
      +-- ModelError             (ValueError)    a model that cannot be found, loaded or used this way
      +-- PromptError            (ValueError)    a prompt that the model cannot take
+     +-- SettingsError          (ValueError)    settings that make no sense, or not together
      +-- BenchmarkError         (ValueError)    questions or data that are not as the adapter promised
      +-- StorageError           (OSError)       a path that cannot be read or written
           +-- FormatError       (ValueError)    a file that is not what its suffix says, or damaged
@@ -32,6 +33,7 @@ __all__ = [
     "PluginError",
     "PromptError",
     "SelectionError",
+    "SettingsError",
     "SiteError",
     "StorageError",
     "UnknownNameError",
@@ -74,6 +76,10 @@ class ModelError(ActframeError, ValueError):
 
 class PromptError(ActframeError, ValueError):
     """The model cannot take this prompt."""
+
+
+class SettingsError(ActframeError, ValueError):
+    """A setting makes no sense, or not together with another."""
 
 
 class BenchmarkError(ActframeError, ValueError):
