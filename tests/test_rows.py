@@ -81,14 +81,21 @@ def test_a_site_without_rows_is_an_error():
         read_rows(empty, "layer_0").vector_at("last")
 
 
-def test_sites_are_chosen_by_names_and_globs_in_the_order_of_the_record():
+def test_sites_are_chosen_by_names_and_patterns_in_the_order_of_the_record():
     assert sites_of(make_record()) == ["embeddings", "layer_0", "layer_1"]
     assert sites_of(make_record(), ["layer_1", "layer_*", "embeddings"]) == ["embeddings", "layer_0", "layer_1"]
+    assert sites_of(make_record(), ["blocks.1.hook_resid_post"]) == ["layer_1"]
+
+
+def test_a_star_stays_within_a_dotted_part_as_it_does_when_sites_are_captured():
+    record = make_record(activations={"layer_0": torch.ones(4, 3), "layer_0.mlp_out": torch.ones(4, 3)})
+    assert sites_of(record, ["layer_*"]) == ["layer_0"]
+    assert sites_of(record, ["**"]) == ["layer_0", "layer_0.mlp_out"]
 
 
 def test_a_site_that_the_record_lacks_is_an_error_that_lists_its_sites():
     with pytest.raises(
-        SiteError, match=r"no site 'layer_3' \(did you mean 'layer_1'\?\).*embeddings, layer_0, layer_1"
+        SiteError, match=r"no site 'layer_3' \(did you mean 'layer_1'\?\).*it has embeddings, layer_0 \.\. layer_1"
     ):
         sites_of(make_record(), ["layer_3"])
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from actframe.capture.sites import expand, summarise
 from actframe.errors import SelectionError, SiteError, nearest
 
 __all__ = ["ATTENTION_SINK", "Record", "SiteRows", "as_rows", "describe", "read_rows", "sites_of"]
@@ -93,23 +93,23 @@ def read_rows(record: Record, site: str) -> SiteRows:
 
 
 def sites_of(record: Record, sites: Iterable[str] | None = None) -> list[str]:
-    """The record's sites, or those that match the names and globs in `sites`, in the record's order.
+    """The record's sites, or those that match the names and patterns in `sites`, in the record's order.
 
     Raises:
-        SiteError: a name or glob that matches nothing.
+        SiteError: a name or pattern that matches nothing.
     """
     present = list(record["activations"])
     if sites is None:
         return present
     chosen: set[str] = set()
     for pattern in sites:
-        matches = [site for site in present if fnmatchcase(site, pattern)]
-        if not matches:
+        try:
+            chosen.update(expand(pattern, present))
+        except SiteError:
             raise SiteError(
                 f"no site {pattern!r}{nearest(pattern, present)} in the record of {describe(record)}; "
-                f"it has {', '.join(present) or 'none'}"
-            )
-        chosen.update(matches)
+                f"it has {summarise(present)}"
+            ) from None
     return [site for site in present if site in chosen]
 
 

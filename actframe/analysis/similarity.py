@@ -53,7 +53,7 @@ def compare_records(
         first: a record, or what `load_activations` gave.
         second: the same.
         position: `"last_prompt"`, `"last"`, `"mean"` or an absolute position, in both records.
-        sites: names and globs; None: all that both have.
+        sites: names and patterns; None: all that both have.
 
     Raises:
         SiteError: the records share no site.

@@ -59,7 +59,7 @@ class SiteStats:
 
 
 def record_stats(record: Record, sites: Iterable[str] | None = None) -> list[SiteStats]:
-    """The statistics of each site of a record (or of those that `sites` names, globs allowed), in its order.
+    """The statistics of each site of a record (or of those that `sites` names, patterns allowed), in its order.
 
     Sites are read one at a time, so a lazily loaded record is never in memory as a whole.
     """
