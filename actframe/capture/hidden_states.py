@@ -1,0 +1,110 @@
+"""Strategy `output_hidden_states`: the hidden states that transformers itself returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from actframe.capture.base import CaptureStrategy, Emit
+from actframe.capture.layout import ModelLayout, Tower
+from actframe.errors import CaptureError
+
+__all__ = ["OutputHiddenStates"]
+
+_REQUEST = "output_hidden_states"
+
+
+class OutputHiddenStates(CaptureStrategy):
+    """Asks each forward pass for its hidden states, and takes them out of what it returns.
+
+    Transformers gives the residual stream before each block, and after the last one either the raw stream or, in most
+    models, what the final norm made of it. So this strategy offers `embeddings`, `layer_0` .. `layer_{L-2}`, and as the
+    last state `final_norm` where the module that holds the blocks ends in a norm, `layer_{L-1}` where the tower has no
+    final norm at all, and neither where the norm stands elsewhere and the state could be either.
+    """
+
+    name = "output_hidden_states"
+
+    def available(self, model: nn.Module, layout: ModelLayout) -> list[str]:
+        sites = {site for tower in layout.towers for site in _states(tower) if site is not None}
+        return [site for site in layout.places if site in sites]
+
+    def refusal(self, site: str, model: nn.Module, layout: ModelLayout) -> str | None:
+        if any(site == f"{tower.prefix}layer_{len(tower.blocks) - 1}" for tower in layout.towers):
+            return (
+                "is not what transformers returns as the last hidden state, which is after the final norm; "
+                "use strategy='hooks', which takes it as the block gives it"
+            )
+        return "is not among the hidden states that transformers returns; use strategy='hooks'"
+
+    @contextmanager
+    def attach(self, model: nn.Module, layout: ModelLayout, sites: Sequence[str], emit: Emit) -> Iterator[None]:
+        handles: list[Any] = []
+        try:
+            for tower in layout.towers:
+                wanted = [site if site in sites else None for site in _states(tower)]
+                if any(wanted):
+                    asked = _Request(wanted, emit)
+                    root = model.get_submodule(tower.root)
+                    handles.append(root.register_forward_pre_hook(asked.ask, with_kwargs=True))
+                    handles.append(root.register_forward_hook(asked.receive, with_kwargs=True))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class _Request:
+    """Asks one tower for its hidden states, emits them, and gives the caller only what the caller asked for."""
+
+    def __init__(self, wanted: list[str | None], emit: Emit) -> None:
+        self._wanted = wanted
+        self._emit = emit
+        self._restore: Callable[[Any], Any] = _unchanged
+
+    def ask(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        config = getattr(module, "config", None)
+        asked = kwargs.get(_REQUEST)
+        visible = bool(getattr(config, _REQUEST, False) if asked is None else asked)
+        form = kwargs.get("return_dict")
+        as_dict = bool(getattr(config, "return_dict", True) if form is None else form)
+        self._restore = _restorer(visible, as_dict)
+        return args, {**kwargs, _REQUEST: True, "return_dict": True}
+
+    def receive(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        states = output.get("hidden_states")
+        if states is None or len(states) != len(self._wanted):
+            raise CaptureError(
+                f"{type(module).__name__} returned {0 if states is None else len(states)} hidden states where its "
+                f"{len(self._wanted) - 1} blocks make {len(self._wanted)}; use strategy='hooks'"
+            )
+        for site, state in zip(self._wanted, states, strict=True):
+            if site is not None:
+                self._emit(site, state)
+        return self._restore(output)
+
+
+def _states(tower: Tower) -> list[str | None]:
+    """The site of each returned hidden state; None where it cannot be told what the state is."""
+    last = f"layer_{len(tower.blocks) - 1}" if tower.final_norm is None else "final_norm"
+    sites = ["embeddings", *(f"layer_{index}" for index in range(len(tower.blocks) - 1))]
+    final = None if tower.final_norm is not None and not tower.norm_in_stack else tower.prefix + last
+    return [*(tower.prefix + site for site in sites), final]
+
+
+def _restorer(visible: bool, as_dict: bool) -> Callable[[Any], Any]:
+    """What turns the output into the one that the caller would have had without us."""
+
+    def restore(output: Any) -> Any:
+        if not visible:
+            output = type(output)(**{key: value for key, value in output.items() if key != "hidden_states"})
+        return output if as_dict else output.to_tuple()
+
+    return restore
+
+
+def _unchanged(output: Any) -> Any:
+    return output

@@ -1,0 +1,63 @@
+"""Attention patterns of sequences that grow: each call sees more keys than the one before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from actframe.capture.calls import Call
+from actframe.errors import CaptureError
+
+__all__ = ["PatternBuffer"]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Pattern rows of one call: `(n, head, key)`, the cell of the first, and the slots that the cache held then."""
+
+    rows: Tensor
+    first_cell: int
+    slots: int
+
+
+class PatternBuffer:
+    """The kept rows of one attention site, `(head, key)` each, with as many keys as there were slots then."""
+
+    def __init__(self) -> None:
+        self._pieces: list[_Piece] = []
+
+    def append(self, tensor: Tensor, columns: Tensor | None, first_cell: int, call: Call) -> None:
+        """Copy the kept query rows of a pattern `(batch, head, pos, key)`."""
+        if tensor.ndim != 4 or (tensor.shape[0], tensor.shape[2]) != (call.rows, call.width):
+            raise CaptureError(
+                f"an attention pattern has shape {tuple(tensor.shape)}, not (batch, head, pos, key) "
+                f"of {call.rows} rows and {call.width} positions"
+            )
+        rows = tensor.detach().transpose(1, 2).flatten(0, 1)
+        if columns is not None:
+            rows = rows[columns.to(rows.device)]
+        kept = torch.empty(rows.shape, dtype=rows.dtype).copy_(rows)
+        self._pieces.append(_Piece(kept, first_cell, call.start + call.width))
+
+    def take(self, cells: list[int], slots: list[bool], length: int) -> Tensor:
+        """The pattern `(head, pos, key)` of one row: its selected positions by all its `length` positions.
+
+        Columns of padding are dropped; keys that a position did not see are zero.
+        """
+        heads = self._pieces[0].rows.shape[1]
+        pattern = self._pieces[0].rows.new_zeros((heads, len(cells), length))
+        for piece in self._pieces:
+            keys = piece.rows.shape[-1]
+            # A sliding window keeps the last slots; a static cache has room for slots to come.
+            first = max(0, piece.slots - keys)
+            seen = [slot for slot in range(first, min(piece.slots, len(slots))) if slots[slot]]
+            before = sum(slots[:first])
+            seen = seen[: max(0, length - before)]
+            source = torch.tensor(seen, dtype=torch.long) - first
+            for index, cell in enumerate(cells):
+                offset = cell - piece.first_cell
+                if 0 <= offset < len(piece.rows):
+                    pattern[:, index, before : before + len(seen)] = piece.rows[offset][:, source]
+        return pattern
