@@ -1,0 +1,82 @@
+"""Prompts -> token ids, with every check that can be made before the model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from actframe.errors import ModelError, PromptError
+from actframe.runs.models import LoadedModel
+
+__all__ = ["check_lengths", "encode_prompts"]
+
+
+def encode_prompts(loaded: LoadedModel, prompts: Sequence[str], chat: bool | None = None) -> list[list[int]]:
+    """The token ids that the model is given for each prompt, unpadded.
+
+    Args:
+        loaded: the model and its tokenizer.
+        prompts: what the user says.
+        chat: put each prompt into the tokenizer's chat template as a user's message (True), or give it as it is
+            (False). Default: the template wherever there is one.
+
+    Raises:
+        PromptError: a prompt is not text, is empty, or cannot be encoded; the message has its index.
+        ModelError: there is no tokenizer, or no chat template where `chat` demands one.
+    """
+    tokenizer = loaded.require_tokenizer()
+    if chat and not loaded.is_chat:
+        raise ModelError(
+            f"model {loaded.name!r} has no chat template; use chat=False to give it the prompt as it is, "
+            f"or set tokenizer.chat_template"
+        )
+    if isinstance(prompts, str):
+        raise PromptError("prompts is a list of texts, not one text: put it in a list")
+    for index, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise PromptError(f"prompt {index} is not text but {type(prompt).__name__}")
+        if not prompt.strip():
+            raise PromptError(f"prompt {index} of {len(prompts)} is empty")
+    in_template = loaded.is_chat if chat is None else chat
+    return [_encode(tokenizer, prompt, index, in_template) for index, prompt in enumerate(prompts)]
+
+
+def check_lengths(loaded: LoadedModel, encoded: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    """Refuse prompts that do not fit the model's context together with the tokens that were asked for.
+
+    Raises:
+        PromptError: names the first prompt that is too long, its length, and the model's limit.
+    """
+    limit = loaded.context_length
+    if limit is None:
+        return
+    for index, ids in enumerate(encoded):
+        needed = max(len(ids), max_new_tokens) if loaded.is_encoder_decoder else len(ids) + max_new_tokens
+        if needed > limit:
+            raise PromptError(
+                f"prompt {index} of {len(encoded)} is too long: {len(ids)} tokens and {max_new_tokens} new ones do not "
+                f"fit the context of {loaded.name!r}, which is {limit} tokens; shorten it or lower max_new_tokens"
+            )
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, prompt: str, index: int, in_template: bool) -> list[int]:
+    try:
+        if in_template:
+            message = [{"role": "user", "content": prompt}]
+            text = str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+            # A template writes the special tokens that it wants.
+            ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        else:
+            ids = _without_double_start(tokenizer, tokenizer(prompt, verbose=False).input_ids)
+    except Exception as error:
+        raise PromptError(f"prompt {index} cannot be encoded: {type(error).__name__}: {error}") from error
+    if not ids:
+        raise PromptError(f"prompt {index} has no tokens: the tokenizer drops all of {prompt[:40]!r}")
+    return list(ids)
+
+
+def _without_double_start(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    """A prompt that was rendered from a template begins with the start token that the tokenizer adds as well."""
+    start = tokenizer.bos_token_id
+    return ids[1:] if start is not None and ids[:2] == [start, start] else ids
