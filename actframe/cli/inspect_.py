@@ -1,0 +1,105 @@
+"""Commands that say what there is: sites of a model, installed plugins."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from actframe.cli import tables
+from actframe.cli.console import one_line, print_json, stderr, stdout
+from actframe.cli.options import AsJson
+from actframe.registry import Plugin, registry
+
+__all__ = ["plugins", "sites"]
+
+_PROBE_TOKENS = 3
+
+
+def sites(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A hub id, a folder, a GGUF file, or smollm2.", show_default=False)
+    ],
+    strategy: Annotated[str, typer.Option("--strategy", metavar="NAME", help="The capture strategy.")] = "hooks",
+    as_json: AsJson = False,
+) -> None:
+    """List the sites that can be captured from a model, with their shapes."""
+    from actframe.capture.recorder import available_sites
+    from actframe.runs.models import load_model
+
+    with stderr().status(f"loading {one_line(model)}"):
+        loaded = load_model(model)
+        shapes = _probe(loaded.model, available_sites(loaded.model, strategy), strategy)
+    if as_json:
+        print_json({"model": loaded.name, "strategy": strategy, "sites": shapes})
+        return
+    rows = [(each["site"], f"({', '.join(map(str, each['shape']))})", each["dtype"], None) for each in shapes]
+    caption = "Any other module: 'module:<dotted path>', or 'module:<dotted path>@input' for what enters it."
+    title = f"{len(rows)} sites of {one_line(loaded.name)}, strategy '{strategy}'"
+    stdout().print(tables.sites_table(title, rows, caption if strategy == "hooks" else None))
+
+
+def plugins(as_json: AsJson = False) -> None:
+    """List the installed extensions, where they come from, and which plugins failed."""
+    found = registry().plugins()
+    if as_json:
+        print_json([_describe(plugin) for plugin in found])
+        return
+    console = stdout()
+    table = tables.new_table("Installed extensions", "kind", "name", "plugin", "distribution")
+    rows = [
+        (each.kind, each.name, plugin.name, f"{plugin.distribution} {plugin.version}")
+        for plugin in found
+        for each in plugin.extensions
+    ]
+    for row in sorted(rows):
+        table.add_row(*map(Text, row))
+    console.print(table)
+    failed = [plugin for plugin in found if plugin.error is not None]
+    if failed:
+        errors = tables.new_table("Plugins that failed", "plugin", "distribution", "error")
+        for plugin in failed:
+            origin = f"{plugin.distribution} {plugin.version}"
+            errors.add_row(Text(plugin.name), Text(origin), Text(_error(plugin), style="red"))
+        console.print(errors)
+
+
+def _describe(plugin: Plugin) -> dict[str, Any]:
+    return {
+        "plugin": plugin.name,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "extensions": [{"kind": each.kind, "name": each.name} for each in plugin.extensions],
+        "error": None if plugin.error is None else _error(plugin),
+    }
+
+
+def _error(plugin: Plugin) -> str:
+    return one_line(f"{type(plugin.error).__name__}: {plugin.error}")
+
+
+def _probe(model: Any, sites: list[str], strategy: str) -> list[dict[str, Any]]:
+    """Run the model on a few tokens, because only a forward pass knows every shape."""
+    import torch
+
+    from actframe.capture.recorder import ActivationRecorder
+
+    ids = torch.ones((1, _PROBE_TOKENS), dtype=torch.long, device=model.device)
+    inputs = {"input_ids": ids}
+    if getattr(model.config, "is_encoder_decoder", False):
+        inputs["decoder_input_ids"] = ids
+    with torch.no_grad(), ActivationRecorder(model, list(sites), strategy=strategy) as recorder:
+        model(**inputs)
+    tensors = recorder.records[0].activations
+    return [
+        {"site": site, "shape": _axes(site, tensors[site]), "dtype": str(tensors[site].dtype).removeprefix("torch.")}
+        for site in sites
+    ]
+
+
+def _axes(site: str, tensor: Any) -> list[int | str]:
+    """The shape with the axes that depend on the prompt by name."""
+    if site.endswith("attn_probs"):
+        return [tensor.shape[0], "pos", "pos"]
+    return ["pos", *tensor.shape[1:]]
