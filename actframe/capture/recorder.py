@@ -17,6 +17,7 @@ from actframe.capture.base import CaptureStrategy
 from actframe.capture.generation import Finished
 from actframe.capture.layout import ModelLayout, Place, find_layout
 from actframe.capture.selection import Selection, Sites
+from actframe.capture.sequence import known_ids
 from actframe.capture.session import Session
 from actframe.capture.sites import INPUT, MODULE
 from actframe.capture.watch import watch
@@ -162,8 +163,8 @@ class ActivationRecorder:
         if encoder is not None:
             # The encoder's rows come first in the model, and each serves as many rows of the decoder.
             source = row.row * encoder.rows // group.rows
-            input_ids = encoder.tokens[source]
-            before, own, _ = encoder.activations(source, len(input_ids))
+            input_ids = known_ids(encoder.tokens[source])
+            before, own, _ = encoder.activations(source, len(encoder.tokens[source]))
             tensors = {**before, **tensors}
             exceptions = {**dict.fromkeys(before, own), **exceptions}
         tensors = {site: tensors[site] for site in self._sites if site in tensors}

@@ -113,6 +113,10 @@ class SequenceGroup:
             self.prompt_lengths = prompt_lengths
         elif not self.prompt_lengths:
             self.prompt_lengths = [len(tokens) for tokens in self.tokens]
+        if 0 in self.prompt_lengths:
+            raise CaptureError(
+                f"row {self.prompt_lengths.index(0)} of the batch holds nothing but padding; leave empty prompts out"
+            )
         self._plan(call, fresh)
 
     def _advance(self, row: int, call: Call) -> tuple[int, list[int]]:
@@ -145,7 +149,7 @@ class SequenceGroup:
             self._cells[row].extend(cells)
         self._count += len(kept)
         self._kept = len(kept)
-        self._columns = torch.tensor(kept) if len(kept) < call.rows * call.width else None
+        self._columns = torch.tensor(kept, dtype=torch.long) if len(kept) < call.rows * call.width else None
 
     def take(self, site: str, place: Place, tensor: Tensor, call: Call) -> None:
         """Keep what is selected of one tensor of the call that `extend` took in last."""

@@ -24,19 +24,19 @@ _DECODER: dict[str, Any] = {
     "num_key_value_heads": 2,
     "head_dim": 8,
     "max_position_embeddings": 128,
-    "sliding_window": 64,
 }
+_WINDOWED = {**_DECODER, "sliding_window": 64}
 _GPT2 = {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 128}
 _T5 = {
     "d_model": 32,
     "d_kv": 8,
     "d_ff": 48,
-    "num_layers": 3,
+    "num_layers": 4,
     "num_decoder_layers": 4,
     "num_heads": 4,
     "decoder_start_token_id": 258,
 }
-_MIXTRAL = {**_DECODER, "num_local_experts": 4, "num_experts_per_tok": 2}
+_MIXTRAL = {**_WINDOWED, "num_local_experts": 4, "num_experts_per_tok": 2}
 _BERT = {**_DECODER, "type_vocab_size": 2}
 _OPT = {**_DECODER, "ffn_dim": 48, "word_embed_proj_dim": 32}
 
@@ -44,9 +44,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama": _DECODER,
     "qwen2": _DECODER,
     "qwen3": _DECODER,
-    "mistral": _DECODER,
-    "gemma2": _DECODER,
-    "gemma3_text": _DECODER,
+    "mistral": _WINDOWED,
+    "gemma2": _WINDOWED,
+    "gemma3_text": _WINDOWED,
     "gpt2": _GPT2,
     "gpt_neox": _DECODER,
     "opt": _OPT,
@@ -55,7 +55,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "bert": _BERT,
     "t5": _T5,
 }
-"""Model type -> the sizes that make it tiny: four blocks of width 32 (T5: three in the encoder)."""
+"""Model type -> the sizes that make it tiny: four blocks of width 32 (T5: four in each tower)."""
 
 
 def tiny_model(family: str, *, seed: int = 0, attn_implementation: str | None = None, **config: Any) -> Any:
@@ -81,7 +81,7 @@ def tiny_model(family: str, *, seed: int = 0, attn_implementation: str | None = 
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are bytes: 256 of them, then `<bos>` 256, `<eos>` 257 and `<pad>` 258; pads on the left."""
+    """A tokenizer of bytes (ids 0 to 255) with `<bos>` 256, `<eos>` 257 and `<pad>` 258; it pads on the left."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
