@@ -164,9 +164,12 @@ def _read(checkpoint: Checkpoint, device: torch.device, dtype: str | torch.dtype
     except Exception as error:
         if checkpoint.unreachable and isinstance(error, OSError):
             raise ModelError(f"cannot load model {checkpoint.name!r}: {explain_missing(checkpoint)}") from error
-        own_code = "trust_remote_code" in str(error)
-        advice = ". Load it with transformers yourself and pass the loaded model" if own_code else ""
-        raise ModelError(f"cannot load model {checkpoint.name!r}: {_first_words(error)}{advice}") from error
+        reason = _first_words(error)
+        if "trust_remote_code" in str(error):
+            reason = (
+                "it brings code of its own, which actframe does not run; load it yourself and pass the loaded model"
+            )
+        raise ModelError(f"cannot load model {checkpoint.name!r}: {reason}") from error
     # transformers says where the files were; records shall say what the user asked for.
     model.config.name_or_path = model.name_or_path = checkpoint.name
     try:
