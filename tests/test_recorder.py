@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 import torch
-from transformers import DynamicCache, pipeline
+from transformers import AutoConfig, AutoModel, DynamicCache, pipeline
 
 from actframe import ActivationRecorder, CaptureError, Selection, SiteError, UnknownNameError
 from actframe.capture.layout import find_layout
@@ -559,6 +559,20 @@ def test_the_last_layer_is_refused_to_output_hidden_states_where_it_is_behind_th
             ActivationRecorder(tiny_llama[0], select, strategy="output_hidden_states")
 
 
+def test_a_last_hidden_state_that_is_not_behind_the_norm_is_refused_as_such():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    model = AutoModel.from_config(AutoConfig.for_model("vit", image_size=32, patch_size=8, **sizes)).eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    with ActivationRecorder(model) as recorder:
+        model(pixels)
+    expected = model(pixels, output_hidden_states=True).hidden_states
+    for index, site in enumerate(["embeddings", "layer_0", "layer_1"]):
+        assert torch.equal(recorder.activations[site], expected[index])
+    with pytest.raises(CaptureError, match="is not its final_norm"):
+        with ActivationRecorder(model, "final_norm", strategy="output_hidden_states"):
+            model(pixels)
+
+
 def test_modules_are_refused_to_output_hidden_states(tiny_llama):
     with pytest.raises(SiteError, match="use strategy='hooks'"):
         ActivationRecorder(tiny_llama[0], "module:lm_head", strategy="output_hidden_states")
@@ -655,20 +669,18 @@ def test_a_module_that_runs_twice_in_one_pass_is_refused():
 
 def test_a_tensor_without_positions_is_refused(tiny_llama):
     model, tokenizer = tiny_llama
-    with (
-        ActivationRecorder(model, "module:model.layers.0.self_attn.q_norm")
-        if False
-        else pytest.raises(CaptureError, match="only tensors")
-    ):
-        with ActivationRecorder(model, "module:model.rotary_emb"):
-            model(**encode(tokenizer))
+    with pytest.raises(CaptureError, match="only tensors"), ActivationRecorder(model, "module:model.rotary_emb"):
+        model(**encode(tokenizer))
 
 
 def test_a_row_of_nothing_but_padding_is_refused(tiny_llama):
     model, tokenizer = tiny_llama
     inputs = encode(tokenizer, ["some text", ""])
     for run in (lambda: model(**inputs), lambda: model.generate(**inputs, max_new_tokens=2)):
-        with pytest.raises(CaptureError, match="row 1 of the batch holds nothing but padding"), ActivationRecorder(model):
+        with (
+            pytest.raises(CaptureError, match="row 1 of the batch holds nothing but padding"),
+            ActivationRecorder(model),
+        ):
             run()
 
 

@@ -52,8 +52,9 @@ def test_a_name_without_a_site_says_what_there_is():
     with pytest.raises(SiteError) as error:
         expand("layer_3.mlp_ou", SITES)
     assert str(error.value) == (
-        "no site 'layer_3.mlp_ou' in this model (did you mean 'layer_3.mlp_out'?); it has embeddings, layer_0 .. layer_11, "
-        "layer_0.mlp_out .. layer_11.mlp_out, final_norm, logits, and module:<dotted path> for any module"
+        "no site 'layer_3.mlp_ou' in this model (did you mean 'layer_3.mlp_out'?); it has embeddings, "
+        "layer_0 .. layer_11, layer_0.mlp_out .. layer_11.mlp_out, final_norm, logits, "
+        "and module:<dotted path> for any module"
     )
 
 

