@@ -111,12 +111,14 @@ def test_sites_that_mean_nothing_are_refused(sites):
         Selection(sites=sites).resolve(["layer_0"], lambda site: None)
 
 
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.data())
-def test_a_buffer_gives_back_the_rows_it_was_given(sizes, data):
+@given(st.lists(st.integers(0, 5), max_size=3), st.lists(st.integers(1, 5), max_size=30), st.data())
+def test_a_buffer_gives_back_the_rows_it_was_given(firsts, steps, data):
     buffer = SiteBuffer()
-    whole = torch.arange(sum(sizes) * 3).view(-1, 3).float()
-    for _ in range(2):
-        for chunk in whole.split(sizes):
+    whole = torch.arange(1 + (sum(firsts) + sum(steps)) * 3)[1:].view(-1, 3).float()
+    for _ in range(3):
+        first, *rest = whole.split([sum(firsts), *steps])
+        buffer.begin(first, [*firsts, 0])
+        for chunk in rest:
             buffer.append(chunk)
         assert buffer.length == len(whole)
         cells = sorted(data.draw(st.sets(st.integers(0, max(0, len(whole) - 1))))) if len(whole) else []
@@ -124,22 +126,35 @@ def test_a_buffer_gives_back_the_rows_it_was_given(sizes, data):
         buffer.clear()
 
 
-def test_a_buffer_never_moves_what_it_holds():
+def test_a_buffer_never_moves_what_it_holds_and_uses_its_memory_again():
     buffer = SiteBuffer()
-    buffer.append(torch.zeros(4, 8))
-    first = buffer._segments[0].data_ptr()
+    buffer.begin(torch.zeros(4, 8), [4])
     for _ in range(100):
         buffer.append(torch.ones(1, 8))
-    assert buffer._segments[0].data_ptr() == first
     assert len(buffer._segments) < 8
-    largest = max(segment.data_ptr() for segment in buffer._segments if len(segment) == max(map(len, buffer._segments)))
+    addresses = {segment.data_ptr() for segment in buffer._segments[1:]}
+    handed_out = buffer.take([0, 1, 2, 3])
     buffer.clear()
-    buffer.append(torch.zeros(4, 8))
-    assert buffer._segments[0].data_ptr() == largest
+    buffer.begin(torch.full((4, 8), 7.0), [4])
+    buffer.append(torch.ones(1, 8))
+    assert buffer._segments[1].data_ptr() in addresses
+    assert not handed_out.any()
+
+
+def test_what_a_buffer_hands_out_is_never_written_again():
+    buffer = SiteBuffer()
+    buffer.begin(torch.zeros(4, 8), [2, 2])
+    buffer.append(torch.ones(2, 8))
+    taken = [buffer.take([0, 1]), buffer.take([2, 3, 5]), buffer.take([4, 5])]
+    before = [tensor.clone() for tensor in taken]
+    buffer.clear()
+    buffer.begin(torch.full((4, 8), 9.0), [2, 2])
+    buffer.append(torch.full((2, 8), 9.0))
+    assert all(map(torch.equal, taken, before))
 
 
 def test_rows_that_change_their_shape_are_refused():
     buffer = SiteBuffer()
-    buffer.append(torch.zeros(4, 8))
+    buffer.begin(torch.zeros(4, 8), [4])
     with pytest.raises(ValueError, match="rows of"):
         buffer.append(torch.zeros(4, 9))

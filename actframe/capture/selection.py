@@ -7,6 +7,7 @@ device, before the copy.
 from __future__ import annotations
 
 import warnings
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -165,73 +166,85 @@ class Selection:
 
 
 class SiteBuffer:
-    """The kept rows of one site for sequences that grow: appended to, never moved, reused when they are done.
+    """The kept rows of one site for a group of sequences that grow.
 
-    Rows lie in segments, each as long as all before it together, so that growing copies nothing. Memory that has
-    been written once is several times faster to write again, so `clear` keeps the largest segment.
+    The first call brings most of what a sequence will hold, so each of its rows gets a tensor of its own, which is
+    handed out as it is where nothing was added. Later calls append to segments, each as long as all before it
+    together, so that growing moves nothing. Memory that was written before is several times faster to write again,
+    so `clear` keeps a segment for the sequences that come next.
     """
 
     def __init__(self) -> None:
         self._segments: list[Tensor] = []
-        self._filled = 0
+        self._starts: list[int] = []
+        self._owned = 0
+        self._spare: Tensor | None = None
         self.length = 0
 
+    def begin(self, rows: Tensor, sizes: list[int]) -> None:
+        """Copy the rows `(sum of sizes, ...)` of the first call, from any device; `sizes` says whose they are."""
+        for piece in torch.split(rows, sizes):
+            self._add(torch.empty(piece.shape, dtype=piece.dtype).copy_(piece))
+            self.length += len(piece)
+        self._owned = len(self._segments)
+
     def append(self, rows: Tensor) -> None:
-        """Copy rows `(n, ...)` from any device; their trailing shape and dtype must stay the same."""
-        count = rows.shape[0]
-        self.length += count
-        if not self._segments or not self._fits(rows):
-            self._segments, self._filled = [self._allocate(rows, count)], 0
-        taken = 0
+        """Copy more rows `(n, ...)`; their trailing shape and dtype must stay the same."""
+        self._check(rows)
+        taken, count = 0, rows.shape[0]
         while taken < count:
-            segment = self._segments[-1]
-            room = min(len(segment) - self._filled, count - taken)
-            if room == 0:
-                self._segments.append(self._allocate(rows, max(count - taken, self.length)))
-                self._filled = 0
+            room = len(self._segments[-1]) - (self.length - self._starts[-1]) if self._segments else 0
+            if not room or len(self._segments) == self._owned:
+                self._add(self._allocate(rows, max(count - taken, self.length)))
                 continue
-            segment[self._filled : self._filled + room].copy_(rows[taken : taken + room] if taken else rows[:room])
-            self._filled += room
+            offset, room = self.length - self._starts[-1], min(room, count - taken)
+            self._segments[-1][offset : offset + room].copy_(rows[taken : taken + room])
             taken += room
+            self.length += room
 
     def take(self, cells: list[int]) -> Tensor:
-        """A new tensor of the rows that were appended as number `cells`, in that order."""
-        if len(self._segments) == 1 and cells:
-            return _rows(self._segments[0], cells)
-        pieces, start = [], 0
-        for index, segment in enumerate(self._segments):
-            stop = start + (self._filled if index == len(self._segments) - 1 else len(segment))
-            inside = [cell - start for cell in cells if start <= cell < stop]
-            if inside:
-                pieces.append(_rows(segment, inside))
-            start = stop
+        """The rows that came as number `cells`, ascending; memory that nothing else writes to."""
+        pieces, first = [], 0
+        while first < len(cells):
+            number = bisect_right(self._starts, cells[first]) - 1
+            start, segment = self._starts[number], self._segments[number]
+            stop = bisect_left(cells, start + len(segment), first)
+            inside = [cell - start for cell in cells[first:stop]]
+            whole = number < self._owned and len(inside) == len(segment)
+            pieces.append(segment if whole else _rows(segment, inside))
+            first = stop
         if not pieces:
             return self._segments[0].new_empty((0, *self._segments[0].shape[1:]))
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def clear(self) -> None:
-        """Forget the rows; keep the memory of the largest segment for the next sequences."""
-        self._segments = [max(self._segments, key=len)] if self._segments else []
-        self._filled = self.length = 0
+        """Forget the rows; keep the memory of one segment that was not handed out."""
+        self._spare = max((self._spare, *self._segments[self._owned :]), key=lambda s: 0 if s is None else len(s))
+        self._segments, self._starts = [], []
+        self._owned = self.length = 0
 
-    def _fits(self, rows: Tensor) -> bool:
-        segment = self._segments[-1]
-        if segment.shape[1:] == rows.shape[1:] and segment.dtype == rows.dtype:
-            return True
-        if self._filled:
-            raise ValueError(
-                f"rows of {tuple(rows.shape[1:])} {rows.dtype} after {tuple(segment.shape[1:])} {segment.dtype}"
-            )
-        return False
+    def _add(self, segment: Tensor) -> None:
+        self._starts.append(self.length)
+        self._segments.append(segment)
 
-    @staticmethod
-    def _allocate(rows: Tensor, count: int) -> Tensor:
-        return torch.empty((max(count, 1), *rows.shape[1:]), dtype=rows.dtype)
+    def _allocate(self, rows: Tensor, count: int) -> Tensor:
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.shape[1:] == rows.shape[1:] and spare.dtype == rows.dtype:
+            return spare
+        return torch.empty((count, *rows.shape[1:]), dtype=rows.dtype)
+
+    def _check(self, rows: Tensor) -> None:
+        if self._segments:
+            known = self._segments[0]
+            if known.shape[1:] != rows.shape[1:] or known.dtype != rows.dtype:
+                raise ValueError(
+                    f"rows of {tuple(rows.shape[1:])} {rows.dtype} after {tuple(known.shape[1:])} {known.dtype}"
+                )
 
 
 def _rows(segment: Tensor, cells: list[int]) -> Tensor:
     first, last = cells[0], cells[-1]
-    if last - first + 1 == len(cells) and cells == list(range(first, last + 1)):
+    if last - first + 1 == len(cells):
         return segment[first : last + 1].clone()
     return segment[cells]
 

@@ -47,6 +47,7 @@ class SequenceGroup:
         self._count = 0
         self._columns: Tensor | None = None
         self._kept = 0
+        self._sizes: list[int] = []
         self._cache: Any = None
         self._buffers = buffers
         self._used: dict[str, SiteBuffer] = {}
@@ -140,6 +141,7 @@ class SequenceGroup:
     def _plan(self, call: Call, fresh: list[tuple[int, list[int]]]) -> None:
         """Number the columns that are kept, in the order in which the buffers will receive them."""
         kept: list[int] = []
+        sizes: list[int] = []
         for row, (first, columns) in enumerate(fresh):
             cells = [NOT_KEPT] * len(columns)
             may_keep = self._selection.may_keep(first, first + len(columns), self.prompt_lengths[row])
@@ -147,6 +149,8 @@ class SequenceGroup:
                 cells[position - first] = self._count + len(kept)
                 kept.append(row * call.width + columns[position - first])
             self._cells[row].extend(cells)
+            sizes.append(len(kept) - sum(sizes))
+        self._sizes = sizes
         self._count += len(kept)
         self._kept = len(kept)
         self._columns = torch.tensor(kept, dtype=torch.long) if len(kept) < call.rows * call.width else None
@@ -165,6 +169,9 @@ class SequenceGroup:
             flat = self._take_partly(site, buffer, flat, offset, call)
         elif self._columns is not None:
             flat = flat[self._columns.to(flat.device)]
+        if first_cell == 0 and not offset:
+            buffer.begin(flat, self._sizes)
+            return
         try:
             buffer.append(flat)
         except ValueError as error:
