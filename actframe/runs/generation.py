@@ -17,7 +17,7 @@ from actframe.runs.models import LoadedModel
 from actframe.runs.prompts import check_lengths, encode_prompts
 from actframe.runs.quiet import without_notices
 
-__all__ = ["GenerationSettings", "Response", "generate_batch", "generate_responses", "plan_batches"]
+__all__ = ["GenerationSettings", "Response", "generate_batch", "generate_responses", "plan_batches", "prepare_prompts"]
 
 WINDOW_BATCHES = 16
 """Batches are sorted by length within this many of them: padding stays small, and answers come nearly in order."""
@@ -109,13 +109,24 @@ def generate_responses(
         ModelError: the model has no tokenizer, does not generate, or has no chat template where one was demanded.
     """
     settings = settings or GenerationSettings()
-    encoded = encode_prompts(loaded, prompts, settings.chat)
-    check_lengths(loaded, encoded, settings.max_new_tokens)
+    encoded = prepare_prompts(loaded, prompts, settings)
     responses: dict[int, Response] = {}
     for number, rows in enumerate(plan_batches([len(ids) for ids in encoded], settings.batch_size)):
         batch = generate_batch(loaded, [encoded[row] for row in rows], settings, settings.seed + number)
         responses.update(zip(rows, batch, strict=True))
     return [responses[index] for index in range(len(encoded))]
+
+
+def prepare_prompts(loaded: LoadedModel, prompts: Sequence[str], settings: GenerationSettings) -> list[list[int]]:
+    """The token ids of each prompt, after everything is checked that can be before the model runs.
+
+    Raises:
+        PromptError, ModelError: as `generate_responses`.
+    """
+    loaded.require_generation()
+    encoded = encode_prompts(loaded, prompts, settings.chat)
+    check_lengths(loaded, encoded, settings.max_new_tokens)
+    return encoded
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
@@ -135,15 +146,14 @@ def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 def generate_batch(
     loaded: LoadedModel, encoded: Sequence[Sequence[int]], settings: GenerationSettings, seed: int
 ) -> list[Response]:
-    """One call of the model's `generate` for prompts that were encoded and checked, in their order.
+    """One call of the model's `generate` for prompts from `prepare_prompts`, in their order.
 
     Args:
         loaded: the model and its tokenizer.
-        encoded: token ids of each prompt.
+        encoded: token ids of each prompt of this batch.
         settings: how to generate; `seed` and `batch_size` are the caller's to apply.
         seed: what this batch draws with.
     """
-    loaded.require_generation()
     tokenizer = loaded.require_tokenizer()
     stops = _stops(loaded)
     config = _generation_config(loaded, settings, stops)
