@@ -1,0 +1,98 @@
+"""Every example and every command in the documentation runs; every hook is documented as it is."""
+
+import inspect
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import actframe
+from actframe import hookspecs
+from actframe.runs.smollm2 import smollm2_folder
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCED = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^(?: {4})?(actframe .*)$", re.MULTILINE)
+HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def with_page_names(pages):
+    return [pytest.param(page, id=page.name) for page in pages]
+
+
+@pytest.mark.parametrize("page", with_page_names(p for p in PAGES if FENCED.search(p.read_text())))
+def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, smollm2):
+    monkeypatch.chdir(tmp_path)
+    # The tests have no network: the hub's model is read from where the embedded one was converted to.
+    source = "\n".join(FENCED.findall(page.read_text())).replace(HUB_ID, str(smollm2_folder()))
+    exec(compile(source, page.name, "exec", dont_inherit=True), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("page", with_page_names(p for p in PAGES if p.name in ("README.md", "quickstart.md")))
+def test_the_commands_of_a_page_run(page, tmp_path):
+    commands = COMMAND.findall(page.read_text())
+    assert commands
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for command in commands:
+        done = subprocess.run(
+            shlex.split(command), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        assert done.stdout.strip()
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def hooks():
+    return [
+        (name, function)
+        for name, function in vars(hookspecs).items()
+        if inspect.isfunction(function) and hasattr(function, "actframe_spec")
+    ]
+
+
+@pytest.mark.parametrize(("name", "function"), hooks(), ids=[name for name, _ in hooks()])
+def test_a_hook_is_documented_with_its_exact_signature(name, function):
+    signature = str(inspect.signature(function)).replace("'", "")
+    assert f"`{name}{signature}`" in (ROOT / "docs" / "plugins.md").read_text()
+
+
+@pytest.mark.parametrize("name", [name for name, _ in hooks()])
+def test_a_hook_has_a_test(name):
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py") if path.name != "test_docs.py")
+    assert f"def {name}(" in tests
+
+
+def test_the_storage_backend_of_the_plugin_page_round_trips(tmp_path):
+    blocks = FENCED.findall((ROOT / "docs" / "plugins.md").read_text())
+    (source,) = [block for block in blocks if "class TorchSaveBackend" in block]
+    space = {}
+    exec(source, space)
+    bundle = actframe.Bundle({"layer_0": torch.randn(3, 4).bfloat16()}, {"prompt": "é"})
+    backend = space["TorchSaveBackend"]()
+    backend.write(tmp_path / "x.pt", bundle)
+    back = backend.read(tmp_path / "x.pt", ["layer_0"])
+    assert back.metadata == bundle.metadata
+    assert torch.equal(back.tensors["layer_0"], bundle.tensors["layer_0"])
+
+
+def test_the_example_runs(tmp_path):
+    example = ROOT / "docs" / "examples" / "example_activation_capture.py"
+    done = subprocess.run(
+        [sys.executable, str(example), str(tmp_path / "out")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "layer_29" in done.stdout
+    assert "cosine" in done.stdout
+    assert (tmp_path / "out" / "capital_of_france.safetensors").exists()
+    assert len(list((tmp_path / "out").glob("benchmark_activations_*"))) == 1
