@@ -1,0 +1,35 @@
+"""Tensors as the bytes in their memory, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy
+import torch
+from torch import Tensor
+
+from actframe.storage.positional import ByteArray
+
+__all__ = ["as_tensor", "empty_tensor", "raw_bytes"]
+
+
+def raw_bytes(tensor: Tensor) -> ByteArray:
+    """The elements of a CPU tensor as bytes, row by row: a view of its memory where it is contiguous."""
+    plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    data: ByteArray = plain.reshape(-1).view(torch.uint8).numpy()
+    return data
+
+
+def as_tensor(data: ByteArray, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    """The tensor with these bytes, which it takes over where they may be written to, and copies otherwise."""
+    if not len(data):
+        return torch.empty(tuple(shape), dtype=dtype)
+    owned = data if data.flags.owndata and data.flags.writeable else data.copy()
+    return torch.from_numpy(owned).view(dtype).reshape(tuple(shape))
+
+
+def empty_tensor(dtype: torch.dtype, shape: Sequence[int]) -> tuple[Tensor, ByteArray]:
+    """A new tensor, and the bytes of its memory to be filled."""
+    tensor = torch.empty(tuple(shape), dtype=dtype)
+    data: ByteArray = tensor.view(-1).view(torch.uint8).numpy() if tensor.numel() else numpy.empty(0, numpy.uint8)
+    return tensor, data

@@ -1,0 +1,34 @@
+"""Storage backend `safetensors`: one tensor per site, the metadata as one JSON string."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from actframe.records.bundle import Bundle
+from actframe.storage import safetensors_header, stream
+from actframe.storage.base import StorageBackend
+from actframe.storage.positional import PositionalFile
+from actframe.storage.raw import raw_bytes
+
+__all__ = ["SafetensorsBackend"]
+
+
+class SafetensorsBackend(StorageBackend):
+    """`.safetensors` files, which every safetensors library reads; a site is read without the others."""
+
+    name = "safetensors"
+    suffix = ".safetensors"
+
+    def write(self, path: Path, bundle: Bundle) -> None:
+        """Write the header, then each tensor's memory as it is."""
+        tensors = dict(bundle.tensors)
+        header = stream.describe(Bundle(tensors, bundle.metadata))
+        with open(path, "wb") as file:
+            file.write(safetensors_header.encode(header))
+            for name in sorted(tensors, key=lambda name: header.entries[name].start):
+                file.write(raw_bytes(tensors[name]).data)
+
+    def read(self, path: Path, names: Collection[str] | None = None) -> Bundle:
+        """Read the header; tensors are read when they are looked up."""
+        return stream.read_bundle(PositionalFile(path), names)

@@ -1,0 +1,104 @@
+"""Bundles as a stream in safetensors' layout, which `.safetensors` holds plainly and `.safetensors.zst` compressed.
+
+Two strings of the header's `__metadata__` are ours: `actframe` is the bundle's metadata as JSON, `actframe.planes` maps
+those tensors that are stored as byte planes to the dtype they had.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from actframe.errors import FormatError
+from actframe.records.bundle import Bundle, LazyTensors
+from actframe.storage import planes, safetensors_header
+from actframe.storage.positional import ByteArray
+from actframe.storage.raw import as_tensor
+from actframe.storage.safetensors_header import DTYPES, LENGTH_BYTES, Entry, Header
+
+__all__ = ["Source", "describe", "read_bundle"]
+
+_METADATA = "actframe"
+_PLANES = "actframe.planes"
+
+
+class Source(Protocol):
+    """Where a stream is read from, by offset."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes the stream has."""
+
+    def read(self, start: int, stop: int) -> ByteArray:
+        """The bytes from `start` to `stop`."""
+
+    def read_parts(self, start: int, stop: int, count: int) -> Sequence[ByteArray]:
+        """The bytes from `start` to `stop` as `count` parts of one length."""
+
+
+def describe(bundle: Bundle, split: Collection[str] = ()) -> Header:
+    """The header of a bundle's stream, in which the tensors named in `split` are stored as byte planes."""
+    shapes = {}
+    split_dtypes = {}
+    for name, tensor in bundle.tensors.items():
+        dtype, shape = safetensors_header.dtype_name(tensor.dtype, name), tuple(tensor.shape)
+        if name in split:
+            split_dtypes[name] = dtype
+            dtype, shape = "U8", (planes.plane_count(tensor.dtype), *shape)
+        shapes[name] = (dtype, shape)
+    metadata = {_METADATA: json.dumps(bundle.metadata)}
+    if split_dtypes:
+        metadata[_PLANES] = json.dumps(split_dtypes)
+    return Header(safetensors_header.arrange(shapes), metadata)
+
+
+def read_bundle(source: Source, names: Collection[str] | None = None) -> Bundle:
+    """The bundle of a stream, whose tensors are read when they are looked up and own their memory.
+
+    Raises:
+        FormatError: the stream is not in this layout.
+        UnsafeFileError: its header contradicts itself or the size of the stream.
+    """
+    length = safetensors_header.decode_length(source.read(0, min(LENGTH_BYTES, source.size)).tobytes(), source.size)
+    begin = LENGTH_BYTES + length
+    header = safetensors_header.decode(source.read(LENGTH_BYTES, begin).tobytes(), source.size - begin)
+    split = _split_dtypes(header)
+
+    def load(name: str) -> Tensor:
+        entry = header.entries[name]
+        if name in split:
+            rows = source.read_parts(begin + entry.start, begin + entry.stop, entry.shape[0])
+            return planes.join(rows, DTYPES[split[name]], entry.shape[1:])
+        return as_tensor(source.read(begin + entry.start, begin + entry.stop), DTYPES[entry.dtype], entry.shape)
+
+    wanted = [name for name in header.entries if names is None or name in names]
+    return Bundle(LazyTensors(wanted, load), _json_object(header, _METADATA))
+
+
+def _split_dtypes(header: Header) -> dict[str, str]:
+    split = _json_object(header, _PLANES)
+    for name, dtype in split.items():
+        entry = header.entries.get(name)
+        if entry is None or not _is_split(entry, dtype):
+            raise FormatError(f"{_PLANES} says that {name!r:.80} holds the planes of {dtype!r:.80}, and it does not")
+    return split
+
+
+def _is_split(entry: Entry, dtype: Any) -> bool:
+    if not isinstance(dtype, str) or dtype not in DTYPES or entry.dtype != "U8":
+        return False
+    count = planes.plane_count(DTYPES[dtype])
+    return count > 1 and entry.shape[:1] == (count,)
+
+
+def _json_object(header: Header, key: str) -> dict[str, Any]:
+    try:
+        value = json.loads(header.metadata.get(key, "{}"))
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{key!r} of its metadata is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise FormatError(f"{key!r} of its metadata is not a JSON object")
+    return value
