@@ -73,7 +73,8 @@ def _section(name: str, command: Any) -> Iterator[str]:
 def _row(option: Any) -> str:
     names = ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
     value = "" if option.is_flag else f" {option.metavar}"
-    default = "" if option.default in (None, False) else f"`{option.default}`"
+    hidden = option.default is None or option.is_flag
+    default = option.show_default if isinstance(option.show_default, str) else "" if hidden else f"`{option.default}`"
     return f"| {names}{value} | {_plain(option.help)} | {default} |"
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "print_error",
     "print_json",
     "print_path",
+    "print_prompt",
     "printable",
     "show_warning",
     "stderr",
@@ -71,14 +72,20 @@ def print_path(path: Path | str, label: str = "") -> None:
     stdout().print(Text.assemble(label, (printable(str(path)), "cyan")), soft_wrap=True)
 
 
+def print_prompt(label: str, prompt: str | None) -> None:
+    """A label and as much of a prompt as fits into the line."""
+    line = Text.assemble((label, "bold"), "  ", one_line(prompt or "no prompt"))
+    stdout().print(line, no_wrap=True, overflow="ellipsis")
+
+
 def print_json(data: Any) -> None:
     """JSON on stdout, pure ASCII and strict: what is not finite becomes null."""
     sys.stdout.write(json.dumps(_finite(data), indent=2, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 
-def number(value: float | None) -> str:
-    """Four significant digits, or a dash for what could not be computed.
+def number(value: float | None, digits: int = 4) -> str:
+    """Significant digits, or a dash for what could not be computed.
 
     >>> number(25137.8), number(0.0005114), number(3.0), number(float("nan"))
     ('25140', '0.0005114', '3', '-')
@@ -86,8 +93,8 @@ def number(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "-" if value is None or math.isnan(value) else str(value)
     if 1000 <= abs(value) < 1e7:
-        return f"{float(f'{value:.4g}'):.0f}"
-    return f"{value:.4g}"
+        return f"{float(f'{value:.{digits}g}'):.0f}"
+    return f"{value:.{digits}g}"
 
 
 def printable(text: str) -> str:

@@ -11,7 +11,7 @@ import typer
 from rich.filesize import decimal
 
 from actframe.cli import tables
-from actframe.cli.console import print_json, print_path, stdout
+from actframe.cli.console import print_json, print_path, print_prompt, stdout
 from actframe.cli.options import AsJson, RecordPath, SitesOption, parse_sites
 from actframe.errors import StorageError
 
@@ -79,7 +79,7 @@ def compare(
         return
     console = stdout()
     for label, record in zip("AB", records, strict=True):
-        console.print(tables.prompt_line(label, record.get("prompt")))
+        print_prompt(label, record.get("prompt"))
     console.print(tables.similarity_table("Similarity", results, position))
 
 

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command, get_group
 
-from actframe.cli import console, files, inspect_
+from actframe.cli import console, demo, files, inspect_, run
 from actframe.errors import ActframeError, PluginError
 from actframe.registry import Registry, registry
 
@@ -80,6 +80,8 @@ def _actframe(
     """
 
 
+app.command("demo")(demo.demo)
+app.command("run")(run.run)
 app.command("show", rich_help_panel="Look at activation files")(files.show)
 app.command("stats", rich_help_panel="Look at activation files")(files.stats)
 app.command("compare", rich_help_panel="Look at activation files")(files.compare)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -17,17 +17,26 @@ from actframe.cli.console import number, one_line, printable
 if TYPE_CHECKING:
     from actframe.analysis.similarity import SiteSimilarity
     from actframe.analysis.stats import SiteStats
+    from actframe.runs.results import RunResult
+    from actframe.runs.statistics import Summary
 
-__all__ = ["facts_table", "new_table", "similarity_table", "sites_table", "stats_table"]
+__all__ = [
+    "answers_table",
+    "facts_table",
+    "new_table",
+    "results_table",
+    "similarity_table",
+    "sites_table",
+    "stats_table",
+]
 
 _LONGEST_FACT = 600
 
 
 def new_table(title: str, *columns: str, right: Iterable[str] = (), caption: str | None = None) -> Table:
     """An empty table in the house style; the columns in `right` hold numbers and are aligned right."""
-    table = Table(
-        title=title, caption=caption, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left", pad_edge=False
-    )
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.title_justify = table.caption_justify = "left"
     table.title_style, table.caption_style = "bold", "dim"
     numbers = set(right)
     for column in columns:
@@ -68,9 +77,10 @@ def stats_table(title: str, stats: Sequence[SiteStats]) -> Table:
         "norm: median over positions of the L2 norm. @ position, or position:dimension. A Gaussian has kurtosis 3."
     )
     table = new_table(title, "site", *columns, right=columns, caption=caption)
+    table.columns[0].min_width = 10
     for each in stats:
         values = [
-            number(each.mean),
+            number(each.mean, digits=3),
             number(each.std),
             number(each.kurtosis),
             number(each.norm_median),
@@ -99,10 +109,46 @@ def similarity_table(title: str, similarities: Sequence[SiteSimilarity], positio
     return table
 
 
-def prompt_line(label: str, prompt: str | None, width: int = 90) -> Text:
-    """`A  the beginning of a prompt`, in one line."""
-    shown = one_line(prompt or "no prompt")
-    return Text.assemble((label, "bold"), "  ", shown if len(shown) <= width else f"{shown[: width - 1]}…")
+def results_table(title: str, result: RunResult, by_subject: bool = True) -> Table:
+    """Accuracy with its interval: a row for each subject where there are several, and one for all."""
+    numbers = ("answers", "right", "accuracy", "95% interval", "unparsed", "truncated")
+    summary = result.summary
+    if summary is None:
+        return new_table(title, "subject", *numbers, right=numbers, caption="No answers.")
+    subjects = result.by_subject if by_subject else {}
+    chance = "" if summary.chance is None else f" Guessing gets {summary.chance:.0%}."
+    caption = f"Unparsed: no answer found. Truncated: cut off by the token limit.{chance}"
+    table = new_table(title, "subject", *numbers, right=numbers, caption=caption)
+    for subject, each in subjects.items() if len(subjects) > 1 else ():
+        table.add_row(Text(one_line(subject)), *_summary_cells(each))
+    table.add_section()
+    table.add_row("all", *_summary_cells(summary), style="bold")
+    return table
+
+
+def answers_table(title: str, answers: Sequence[Mapping[str, Any]]) -> Table:
+    """One row an answer: what was asked, answered and expected."""
+    table = new_table(title, "question", "answer", "expected", "")
+    for column in table.columns[1:]:
+        column.no_wrap = True
+    for each in answers:
+        mark = Text("right", "green") if each["correct"] else Text("wrong", "red")
+        answer = Text("-" if each["unparsed"] else one_line(str(each["extracted_answer"])))
+        table.add_row(
+            Text(one_line(each["prompt"].strip().partition("\n")[0])), answer, one_line(each["expected"]), mark
+        )
+    return table
+
+
+def _summary_cells(summary: Summary) -> list[str]:
+    return [
+        str(summary.answers),
+        str(round(summary.accuracy * summary.answers)),
+        f"{summary.accuracy:.1%}",
+        f"{summary.low:.1%} - {summary.high:.1%}",
+        f"{summary.unparsed:.1%}",
+        f"{summary.truncated:.1%}",
+    ]
 
 
 def _placed(value: float, *place: int | None) -> str:
