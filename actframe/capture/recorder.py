@@ -83,6 +83,7 @@ class ActivationRecorder:
         self._latest: list[ActivationRecord] = []
         self._session: Session | None = None
         self._stack = ExitStack()
+        self._circumstances: dict[str, Any] = {}
 
     @property
     def sites(self) -> list[str]:
@@ -117,6 +118,7 @@ class ActivationRecorder:
     def __enter__(self) -> ActivationRecorder:
         if self._session is not None:
             raise CaptureError("this recorder is recording already; use a second recorder inside its block")
+        self._circumstances = _circumstances(self.model, self._strategy.name)
         session = Session(self._layout, self._sites, self.selection, self._deliver)
         with ExitStack() as stack:
             stack.enter_context(watch(self.model, session))
@@ -179,7 +181,8 @@ class ActivationRecorder:
                 "prompt_length": group.prompt_lengths[row.row],
                 "batch_size": group.rows,
                 "sites": list(tensors),
-                **self._circumstances(),
+                "timestamp": datetime.now(UTC).isoformat(),
+                **self._circumstances,
                 "activations": tensors,
             }
         )
@@ -189,21 +192,21 @@ class ActivationRecorder:
             return None
         return str(self._tokenizer.decode(ids, skip_special_tokens=not keep_special))
 
-    def _circumstances(self) -> dict[str, Any]:
-        model: Any = self.model
-        parameter = next(model.parameters(), None)
-        dtype = getattr(model, "dtype", parameter.dtype if parameter is not None else torch.get_default_dtype())
-        return {
-            "model": getattr(model, "name_or_path", "") or type(model).__name__,
-            "timestamp": datetime.now(UTC).isoformat(),
-            "strategy": self._strategy.name,
-            "dtype": str(dtype).removeprefix("torch."),
-            "attn_implementation": getattr(getattr(model, "config", None), "_attn_implementation", None),
-            "recorded": "live",
-            "actframe_version": metadata.version("actframe"),
-            "torch_version": str(torch.__version__),
-            "transformers_version": transformers.__version__,
-        }
+
+def _circumstances(model: Any, strategy: str) -> dict[str, Any]:
+    """What every record of one block says of how it was computed."""
+    parameter = next(model.parameters(), None)
+    dtype = getattr(model, "dtype", parameter.dtype if parameter is not None else torch.get_default_dtype())
+    return {
+        "model": getattr(model, "name_or_path", "") or type(model).__name__,
+        "strategy": strategy,
+        "dtype": str(dtype).removeprefix("torch."),
+        "attn_implementation": getattr(getattr(model, "config", None), "_attn_implementation", None),
+        "recorded": "live",
+        "actframe_version": metadata.version("actframe"),
+        "torch_version": str(torch.__version__),
+        "transformers_version": transformers.__version__,
+    }
 
 
 def available_sites(model: nn.Module, strategy: str = "hooks") -> list[str]:
