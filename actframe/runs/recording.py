@@ -1,0 +1,102 @@
+"""What a run records beside its answers, and where it puts it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from actframe.capture.base import CaptureStrategy
+from actframe.capture.recorder import ActivationRecorder, Sink
+from actframe.capture.selection import Selection, Sites
+from actframe.errors import CaptureError, StorageError
+from actframe.records.record import ActivationRecord
+from actframe.registry import registry
+from actframe.runs.models import LoadedModel
+from actframe.storage.atomic import check_writable
+from actframe.storage.files import activation_file_name, backend_named, save_activations
+
+__all__ = ["CaptureSettings", "RecordedBatch", "prepare_folder", "save_record"]
+
+
+@dataclass(frozen=True)
+class CaptureSettings:
+    """What is recorded of each answer, and as what it is saved. Names are looked up when this is made.
+
+    Attributes:
+        select: as in `ActivationRecorder`: None for embeddings and all layers.
+        strategy: the capture strategy's name.
+        storage: the storage backend's name.
+    """
+
+    select: Selection | Sites | None = None
+    strategy: str = "hooks"
+    storage: str = "safetensors"
+
+    def __post_init__(self) -> None:
+        Selection.of(self.select)
+        registry().find(CaptureStrategy, self.strategy)  # type: ignore[type-abstract]
+        backend_named(self.storage)
+
+    @property
+    def suffix(self) -> str:
+        """How the files end."""
+        return backend_named(self.storage).suffix
+
+    def recorder(self, loaded: LoadedModel, into: Sink) -> ActivationRecorder:
+        """A recorder of that model; the selection is checked against it."""
+        return ActivationRecorder(
+            loaded.model, self.select, strategy=self.strategy, tokenizer=loaded.tokenizer, into=into
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings in JSON-safe form."""
+        return {"select": Selection.of(self.select).as_json(), "strategy": self.strategy, "storage": self.storage}
+
+
+class RecordedBatch:
+    """A sink for one batch at a time: its records, in the order of its rows."""
+
+    def __init__(self) -> None:
+        self._records: list[ActivationRecord] = []
+
+    def append(self, record: ActivationRecord) -> None:
+        """Take the next record."""
+        self._records.append(record)
+
+    def take(self, encoded: list[list[int]]) -> list[ActivationRecord]:
+        """The records of the batch with these prompts, and forget them.
+
+        Raises:
+            CaptureError: the records are not those of these prompts. An answer joined with another's activations
+                would be worse than none.
+        """
+        records, self._records = self._records, []
+        if [record.input_ids for record in records] != encoded:
+            raise CaptureError(f"{len(encoded)} prompts gave {len(records)} records, or not of these prompts")
+        return records
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make a folder where there is none, and see that files can be written there.
+
+    Raises:
+        StorageError: they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder)
+    except OSError as error:
+        raise StorageError(f"cannot write to the folder {folder}: {error.strerror or error}") from error
+
+
+def save_record(record: ActivationRecord, folder: Path, suffix: str) -> Path:
+    """Save the record of an answer in a file of its own, named by the time and the prompt."""
+    when = datetime.now()
+    while True:
+        path = folder / activation_file_name(record.prompt or "", suffix, when)
+        if not path.exists():
+            return save_activations(record, path)
+        # The same prompt in the same microsecond: clocks may be coarse.
+        when += timedelta(microseconds=1)
