@@ -1,0 +1,91 @@
+r"""What a response gives as its answer: a letter or a number.
+
+Both functions read the response in steps, from what is stated to what is merely there, and the first step that
+finds anything decides: one answer is returned; several that differ, such as "A and B", give None. Neither raises on any
+text, and both take time linear in it.
+
+Before the first step, thoughts (`<think>`), everything from a run-on new question on, markdown and LaTeX are taken off
+(see `responses`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from actframe.benchmarks.calculations import concluded_numbers, stated_numbers
+from actframe.benchmarks.letters import line_letters, other_letters, stated_letters
+from actframe.benchmarks.options import named_options
+from actframe.benchmarks.responses import plain_text
+
+__all__ = ["extract_choice", "extract_number"]
+
+
+def extract_choice(response: str, options: Sequence[str] | None = None, letters: str = "ABCD") -> str | None:
+    r"""The letter that a response chooses, or None where it chooses none or several.
+
+    1. Statements, the last of which decides: "the answer is", "I choose", "... is correct", `\boxed{}`, a line with
+       only a letter. They may name the option by its text. Negated statements do not count.
+    2. Lines that begin with a letter, but for those that repeat the list of options.
+    3. Letters that are set apart, such as (B) or "option B", in sentences that rule nothing out.
+    4. Texts of options in sentences that rule nothing out: the only one; else the one of the conclusion; else the
+       one of the first sentence.
+
+    A letter counts more than the text beside it, since it is the letter that was asked for.
+
+    Args:
+        response: what the model wrote.
+        options: the texts of the options, in the order of `letters`; without them only letters are found.
+        letters: the capital letters of the options.
+
+    >>> planets = ["Mars", "Venus", "Jupiter", "Saturn"]
+    >>> extract_choice("It is not (A). The answer is (C).", planets)            # 1. statements
+    'C'
+    >>> extract_choice(r"I first thought B, but it must be \boxed{\text{C}}")
+    'C'
+    >>> extract_choice("The correct answer is: Jupiter, the gas giant.", planets)
+    'C'
+    >>> extract_choice("C. Jupiter\n\nA. Mars\nB. Venus\nC. Jupiter\nD. Saturn", planets)  # 2. lines
+    'C'
+    >>> extract_choice("(A) and (B) cannot be large, while (C) certainly can.")  # 3. set apart
+    'C'
+    >>> extract_choice("By far the largest is Jupiter.", planets)               # 4. texts
+    'C'
+    >>> extract_choice("The answer is A and B."), extract_choice("A planet, I think."), extract_choice("")
+    (None, None, None)
+    """
+    names = named_options(tuple(options or ()), letters)
+    text = plain_text(response)
+    items = names.items(text)
+    found = stated_letters(text, names, items) or line_letters(text, items) or other_letters(text, names, items)
+    return min(found) if len(found) == 1 else None
+
+
+def extract_number(response: str) -> str | None:
+    r"""The number that a response gives as its answer, or None where it gives none or several.
+
+    1. Statements, the last of which decides: "the answer is", `\boxed{}`, `#### 42`, "... is the answer". Of an
+       equation, the right side counts.
+    2. The last sentence with a number, where that is an equation, else the last conclusion ("So, ..."), else the last
+       sentence with a number after all. Numbers that stand after "of", "for", "in", "per" and the like count only where
+       there is no other.
+
+    A response that breaks off in the middle of a sentence was still calculating: only a statement, or a conclusion that
+    nothing but the broken sentence follows, counts.
+
+    The number comes without its unit (`$`, `%`, apples) in the form of `canonical_number`: "1,450.00 dollars" is
+    `1450`, "3/4" is `0.75`, "1/3" stays `1/3`.
+
+    >>> extract_number("12 apples and 3 pears make 15 fruits. The answer is 15.")   # 1. statements
+    '15'
+    >>> extract_number(r"\[ 6 \times 7 = \boxed{42} \]"), extract_number("#### 1,450.00 dollars")
+    ('42', '1450')
+    >>> extract_number("She has 5 + 3 = 8 pens in 2 boxes.")                        # 2. sentences
+    '8'
+    >>> extract_number("So, it is 180 miles in 3 hours. A long way!"), extract_number("-10")
+    ('180', '-10')
+    >>> extract_number("It is 3 or 4."), extract_number("I cannot tell."), extract_number("We add 5 to 7. Then")
+    (None, None, None)
+    """
+    text = plain_text(response)
+    found = stated_numbers(text) or concluded_numbers(text)
+    return min(found) if len(found) == 1 else None

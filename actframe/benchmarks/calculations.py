@@ -1,0 +1,141 @@
+"""The numbers that a response gives as its answer, in the order in which `extract_number` looks for them."""
+
+from __future__ import annotations
+
+import re
+
+from actframe.benchmarks.claims import CONCLUSION, affirmed, claim_at, last_statement
+from actframe.benchmarks.numerals import canonical_number, find_numerals, number_word
+from actframe.benchmarks.responses import sentences
+
+__all__ = ["concluded_numbers", "stated_numbers"]
+
+SENTENCE_LENGTH = 1000
+
+ANSWER_CUE = re.compile(
+    r"\b(?:answer|solution|final (?:result|value|amount|total))\b[^.:;!?\n=]{0,60}?"
+    r"(?:\b(?:is|are|was|be|equals)\b|[:=])\s*|\b(?:result|total)\s?:\s*",
+    re.I,
+)
+IS_THE_ANSWER = re.compile(r"\s(?:is|would be|must be)\s(?:the|my|our)\s(?:\w{1,20}\s){0,2}answer\b", re.I)
+REASON = re.compile(r",\s|\s(?:because|since|as|where|which)\s|\s\(")
+EQUALITY = re.compile(r"=|\bequals?\b|\bgives\b|\bmakes\b", re.I)
+OPERATION = re.compile(r"\s?[*/+^]\s?[\w($.]|\s-\s?[\w($.]|\sx\s?\d")
+ALTERNATIVE = re.compile(r"(?:\s?[%°]|(?:\s[\w%°]+){0,3}?)\s(?:(?:or|and)\s(?:\w+\s)?|to\s)[$€£-]?$")
+FORMULA = re.compile(r"(?:[\w\s,*/+()$%=-]|\.(?!\s)){1,200}=[\s$-]*\d[\d.,]*[\s\w%]{0,30}")
+CONTINUATION = re.compile(r"now|next|then|let(?:'s|\sus)|step|first|second|\d", re.I)
+ASIDE = re.compile(
+    r"\([^()\n]{0,80}\)|,?\s(?:after|because|since|if|when|before|while|given that|as there|as each)\s.*", re.I
+)
+UNFINISHED = re.compile(
+    r"(?:[-+*/=(,]|\b(?:a|an|and|are|as|by|for|from|in|is|it|of|or|so|that|the|then|therefore|this|to|we|which|with))$",
+    re.I,
+)
+DENIED = re.compile(r"(?:\bnot|n't)\s[$€£]?$", re.I)
+BESIDE_THE_POINT = re.compile(
+    r"\b(?:of|for|in|after|at|from|with|per|every|each|within|during|on|than|to\s[a-z]{1,20})\s[$€£]?$", re.I
+)
+REFUSAL = re.compile(r"\b(?:cannot|can't|could not|couldn't|unable to|don't know|do not know|not sure|no idea)\b", re.I)
+
+
+def stated_numbers(text: str) -> set[str]:
+    """The numbers of the last statement that gives any: "the answer is 15", "15 is the answer", `Answer: 15`."""
+    statements = [(cue.end(), _claimed(affirmed(claim_at(text, cue.end())))) for cue in ANSWER_CUE.finditer(text)]
+    for verdict in IS_THE_ANSWER.finditer(text):
+        before = sentences(text[max(0, verdict.start() - SENTENCE_LENGTH) : verdict.start()])[-2:]
+        subject = next((sentence for sentence in reversed(before) if _has_numeral(sentence)), "")
+        statements.append((verdict.start(), _result(subject)))
+    return last_statement(statements)
+
+
+def concluded_numbers(text: str) -> set[str]:
+    """The number of the sentence that reads most like the end of the calculation."""
+    everything = sentences(text)
+    conclusions = [
+        index for index, sentence in enumerate(everything) if CONCLUSION.match(sentence) and _has_numeral(sentence)
+    ]
+    if everything and _breaks_off(text, everything):
+        return _concluded_before_break(everything, conclusions[-1]) if conclusions else set()
+    with_number = [sentence for sentence in everything if _has_numeral(sentence) and not REFUSAL.search(sentence)]
+    if not with_number:
+        return set()
+    if conclusions and not _right_side(with_number[-1]):
+        return _result(everything[conclusions[-1]])
+    return _result(with_number[-1])
+
+
+def _breaks_off(text: str, everything: list[str]) -> bool:
+    """Whether the last sentence lacks the end that the others have, is half a formula, or only says what comes next."""
+    last = everything[-1]
+    if UNFINISHED.search(last) or (CONTINUATION.match(last) and not _has_numeral(last)):
+        return True
+    punctuated = any(sentence[-1] in ".!?" for sentence in everything[:-1])
+    return punctuated and last[-1] not in ".!?)%" and not FORMULA.fullmatch(text.rpartition("\n")[2])
+
+
+def _concluded_before_break(everything: list[str], conclusion: int) -> set[str]:
+    """The number of a conclusion that is broken after its equation, or that only the broken sentence follows."""
+    last = len(everything) - 1
+    if conclusion == last:
+        result = _right_side(everything[last])
+        # Where the text ends in a digit, others may have been cut off.
+        return {result} if result and not everything[last][-1].isdigit() else set()
+    if conclusion == last - 1 and not CONTINUATION.match(everything[last]):
+        return _result(everything[conclusion])
+    return set()
+
+
+def _claimed(claim: str) -> set[str]:
+    """The number that a claim gives; both of "3 or 4"; none for "3 + 4" without a result."""
+    reason = REASON.search(claim, 1)
+    if reason:
+        return _claimed(claim[: reason.start()]) or _claimed(claim[reason.end() :])
+    result = _right_side(claim)
+    if result:
+        return {result}
+    numerals = list(find_numerals(claim))
+    if not numerals:
+        word = number_word(claim.lstrip(" \"'("))
+        return set() if word is None else {canonical_number(word)}
+    if OPERATION.match(claim, numerals[0].end):
+        return set()
+    if len(numerals) > 1 and ALTERNATIVE.fullmatch(claim, numerals[0].end, numerals[1].start):
+        return {canonical_number(numeral.value) for numeral in numerals[:2]}
+    return {canonical_number(numerals[0].value)}
+
+
+def _result(sentence: str) -> set[str]:
+    """What a sentence comes to: the right side of its equation, else its last number that is to the point."""
+    sentence = sentence[-SENTENCE_LENGTH:]
+    result = _right_side(sentence)
+    if result:
+        return {result}
+    numerals = [
+        numeral
+        for numeral in find_numerals(sentence)
+        if not DENIED.search(sentence, max(0, numeral.start - 8), numeral.start)
+    ]
+    if len(numerals) > 1 and ALTERNATIVE.fullmatch(sentence, numerals[-2].end, numerals[-1].start):
+        return {canonical_number(numeral.value) for numeral in numerals[-2:]}
+    asides = [aside.span() for aside in ASIDE.finditer(sentence)]
+    to_the_point = [
+        numeral
+        for numeral in numerals
+        if not BESIDE_THE_POINT.search(sentence, max(0, numeral.start - 30), numeral.start)
+        and not any(start < numeral.start < end for start, end in asides)
+    ]
+    return {canonical_number(numeral.value) for numeral in (to_the_point or numerals)[-1:]}
+
+
+def _right_side(sentence: str) -> str | None:
+    """The number after the last sign of equality, unless it begins another calculation."""
+    result = None
+    for sign in EQUALITY.finditer(sentence):
+        numeral = next(find_numerals(sentence[sign.end() : sign.end() + 100]), None)
+        if numeral and numeral.start <= 20 and not OPERATION.match(sentence, sign.end() + numeral.end):
+            result = canonical_number(numeral.value)
+    return result
+
+
+def _has_numeral(text: str) -> bool:
+    return next(find_numerals(text), None) is not None

@@ -1,0 +1,29 @@
+"""Benchmark `general`: 144 multiple-choice questions of our own, from 12 subjects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from actframe.benchmarks.answers import extract_choice
+from actframe.benchmarks.base import BenchmarkAdapter, Question
+from actframe.benchmarks.sources import bundled_questions
+
+__all__ = ["General"]
+
+
+class General(BenchmarkAdapter):
+    """General knowledge with four options each; guessing gets a quarter.
+
+    The questions come in rounds of twelve. Each round has one question of each subject, four of each difficulty
+    (`easy`, `medium`, `hard`, in the metadata) and three answers of each letter, so that the first dozen, or any
+    other number of whole rounds, stands for the whole.
+    """
+
+    name: ClassVar[str] = "general"
+
+    def questions(self) -> Iterable[Question]:
+        return bundled_questions("general.jsonl")
+
+    def extract_answer(self, response: str, question: Question) -> str | None:
+        return extract_choice(response, question.choices, question.letters)
