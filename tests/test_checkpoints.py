@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import constants
 
 from actframe.errors import ModelError
-from actframe.runs.checkpoints import Checkpoint, find_checkpoint
+from actframe.runs.checkpoints import Checkpoint, find_checkpoint, identity
 from actframe.runs.models import load_model
 
 
@@ -40,6 +40,9 @@ def test_a_gguf_file_without_the_gguf_package_says_what_to_install(tmp_path, mon
         (".", r"'\.' holds no model: it has no config\.json; name the file itself: lone\.gguf"),
         ("not a name!", "'not a name!' is neither a folder here nor a hub id"),
         ("", "the model's name is empty"),
+        ("~nobody-here/model/x", r"no model folder or GGUF file '~nobody-here/model/x'"),
+        ("Why is the sky blue? " * 100, "is neither a folder here nor a hub id"),
+        ("nul\0character", "is neither a folder here nor a hub id"),
     ],
 )
 def test_a_name_that_leads_nowhere_says_what_is_there(name, message, tiny_folder, monkeypatch):
@@ -114,3 +117,4 @@ def test_smollm2_is_the_embedded_model_even_beside_a_folder_of_that_name(tmp_pat
     monkeypatch.chdir(tmp_path)
     assert find_checkpoint("smollm2").source != "smollm2"
     assert find_checkpoint("./smollm2").source == "smollm2"
+    assert identity("smollm2") != identity("./smollm2") == identity(tmp_path / "smollm2")

@@ -247,7 +247,8 @@ def test_a_model_in_the_local_hub_cache_loads_without_a_network(tiny_llama, tmp_
     assert done.stderr == ""
 
 
-def test_loaded_models_are_values(tiny_llama):
+def test_a_loaded_model_is_read_only_and_says_what_it_is_in_one_line(tiny_llama):
     loaded = LoadedModel("tiny", *tiny_llama)
     with pytest.raises(AttributeError):
         loaded.name = "other"
+    assert repr(loaded) == "<LoadedModel 'tiny', LlamaForCausalLM on cpu>"

@@ -13,7 +13,7 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, Repository
 from actframe.errors import ModelError
 from actframe.runs.smollm2 import HUB_ID, INSTALL, smollm2_folder
 
-__all__ = ["Checkpoint", "explain_missing", "find_checkpoint"]
+__all__ = ["Checkpoint", "explain_missing", "find_checkpoint", "identity"]
 
 EMBEDDED = "smollm2"
 HUB_TIMEOUT_SECONDS = 5.0
@@ -52,16 +52,28 @@ def find_checkpoint(name: str | os.PathLike[str]) -> Checkpoint:
     if text == EMBEDDED:
         folder = smollm2_folder()
         return Checkpoint(EMBEDDED, str(folder)) if folder else _on_the_hub(EMBEDDED, HUB_ID)
-    path = Path(text).expanduser()
-    if path.is_dir():
+    path = _path(text)
+    if os.path.isdir(path):
         return _folder(text, path)
-    if path.suffix == ".gguf" and path.is_file():
+    if path.suffix == ".gguf" and os.path.isfile(path):
         return _gguf(text, path)
-    if path.exists():
+    if os.path.exists(path):
         raise ModelError(f"{text!r} is a file; a model is a folder with a config.json, a .gguf file, or a hub id")
     if isinstance(name, os.PathLike) or _looks_like_a_path(text):
         raise ModelError(f"no model folder or GGUF file {text!r}{_beside(path)}")
     return _on_the_hub(text, text)
+
+
+def identity(name: str | os.PathLike[str]) -> str:
+    """The same for all spellings of one checkpoint: a folder or file by its full path, anything else by its name."""
+    text = os.fspath(name)
+    path = _path(text)
+    return str(path.resolve()) if text != EMBEDDED and os.path.exists(path) else text
+
+
+def _path(text: str) -> Path:
+    """Functions of os.path are used on it: unlike those of `Path`, they take any text, also far too long a one."""
+    return Path(os.path.expanduser(text))
 
 
 def _folder(name: str, path: Path) -> Checkpoint:
@@ -85,7 +97,7 @@ def _looks_like_a_path(text: str) -> bool:
 
 def _beside(path: Path) -> str:
     """What the nearest folder holds, for a path that is not there."""
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         return f": there is no folder {str(path.parent)!r} either"
     models = [
         entry.name

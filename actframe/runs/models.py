@@ -7,7 +7,6 @@ import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from transformers import (
 )
 
 from actframe.errors import ModelError
-from actframe.runs.checkpoints import Checkpoint, explain_missing, find_checkpoint
+from actframe.runs.checkpoints import Checkpoint, explain_missing, find_checkpoint, identity
 from actframe.runs.quiet import without_bars
 
 __all__ = ["KEPT_MODELS", "LoadedModel", "forget_models", "load_model"]
@@ -34,7 +33,7 @@ _kept: OrderedDict[tuple[str, str, str], LoadedModel] = OrderedDict()
 _loading = threading.RLock()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class LoadedModel:
     """A model in memory, with its tokenizer.
 
@@ -48,6 +47,9 @@ class LoadedModel:
     model: Any
     tokenizer: PreTrainedTokenizerBase | None = None
     no_tokenizer: str = "none was given"
+
+    def __repr__(self) -> str:
+        return f"<LoadedModel {self.name!r}, {type(self.model).__name__} on {self.device}>"
 
     @property
     def is_chat(self) -> bool:
@@ -137,8 +139,7 @@ def _describe(model: Any) -> LoadedModel:
 
 
 def _load_named(name: str | os.PathLike[str], device: torch.device, dtype: str | torch.dtype) -> LoadedModel:
-    path = Path(name).expanduser()
-    key = (str(path.resolve()) if path.exists() else os.fspath(name), str(device), str(dtype))
+    key = (identity(name), str(device), str(dtype))
     with _loading:
         if key not in _kept:
             _kept[key] = _read(find_checkpoint(name), device, dtype)
