@@ -19,13 +19,17 @@ ANSWER_CUE = re.compile(
 )
 IS_THE_ANSWER = re.compile(r"\s(?:is|would be|must be)\s(?:the|my|our)\s(?:\w{1,20}\s){0,2}answer\b", re.I)
 REASON = re.compile(r",\s|\s(?:because|since|as|where|which)\s|\s\(")
-EQUALITY = re.compile(r"=|\bequals?\b|\bgives\b|\bmakes\b", re.I)
+EQUALITY = re.compile(r"=|\b(?:equals?|makes|results in|which is)\b|\bgives(?: us)?(?=\s[$\d-])", re.I)
+COMPARISON = re.compile(r"\s?%?\s(?:\w+\s)?(?:more|less|fewer|times|higher|lower|older|younger)\b", re.I)
 OPERATION = re.compile(r"\s?[*/+^]\s?[\w($.]|\s-\s?[\w($.]|\sx\s?\d")
 ALTERNATIVE = re.compile(r"(?:\s?[%°]|(?:\s[\w%°]+){0,3}?)\s(?:(?:or|and)\s(?:\w+\s)?|to\s)[$€£-]?$")
-FORMULA = re.compile(r"(?:[\w\s,*/+()$%=-]|\.(?!\s)){1,200}=[\s$-]*\d[\d.,]*[\s\w%]{0,30}")
-CONTINUATION = re.compile(r"now|next|then|let(?:'s|\sus)|step|first|second|\d", re.I)
+FORMULA = re.compile(r"(?:[\w */+()$%=-]|[.,](?!\s)){1,100}=[ $-]*\d[\d.,]*[ \w%]{0,30}")
+CONTINUATION = re.compile(r"now|next|then|let(?:'s|\sus)|step|first|second|however|but|wait|actually|\d", re.I)
 ASIDE = re.compile(
-    r"\([^()\n]{0,80}\)|,?\s(?:after|because|since|if|when|before|while|given that|as there|as each)\s.*", re.I
+    r"\([^()\n]{0,80}\)"
+    r"|,?\s(?:after|because|since|if|when|before|while|given that|as there|as each)\s.*"
+    r"|,\s(?:which|but|with|where|whereas)\s.*",
+    re.I,
 )
 UNFINISHED = re.compile(
     r"(?:[-+*/=(,]|\b(?:a|an|and|are|as|by|for|from|in|is|it|of|or|so|that|the|then|therefore|this|to|we|which|with))$",
@@ -33,9 +37,13 @@ UNFINISHED = re.compile(
 )
 DENIED = re.compile(r"(?:\bnot|n't)\s[$€£]?$", re.I)
 BESIDE_THE_POINT = re.compile(
-    r"\b(?:of|for|in|after|at|from|with|per|every|each|within|during|on|than|to\s[a-z]{1,20})\s[$€£]?$", re.I
+    r"\b(?:(?<!total )of|for|in|after|at|from|with|per|every|each|within|during|on|than|to\s[a-z]{1,20})\s[$€£]?$", re.I
 )
-REFUSAL = re.compile(r"\b(?:cannot|can't|could not|couldn't|unable to|don't know|do not know|not sure|no idea)\b", re.I)
+NO_RESULT = re.compile(
+    r"^(?:(?:this|that|it) is (?:because|a|an|since|why)\b|because\b|note\b|for example\b)"
+    r"|\b(?:cannot|can't|could not|couldn't|unable to|don't know|do not know|not sure|no idea)\b",
+    re.I,
+)
 
 
 def stated_numbers(text: str) -> set[str]:
@@ -51,17 +59,15 @@ def stated_numbers(text: str) -> set[str]:
 def concluded_numbers(text: str) -> set[str]:
     """The number of the sentence that reads most like the end of the calculation."""
     everything = sentences(text)
-    conclusions = [
-        index for index, sentence in enumerate(everything) if CONCLUSION.match(sentence) and _has_numeral(sentence)
-    ]
+    conclusions = [index for index, sentence in enumerate(everything) if _is_conclusion(sentence)]
     if everything and _breaks_off(text, everything):
-        return _concluded_before_break(everything, conclusions[-1]) if conclusions else set()
-    with_number = [sentence for sentence in everything if _has_numeral(sentence) and not REFUSAL.search(sentence)]
-    if not with_number:
+        return _concluded_before_break(everything, conclusions)
+    results = [sentence for sentence in everything if _has_numeral(sentence) and not NO_RESULT.search(sentence)]
+    if not results:
         return set()
-    if conclusions and not _right_side(with_number[-1]):
+    if conclusions and results[-1] != everything[-1] and not _right_side(results[-1]):
         return _result(everything[conclusions[-1]])
-    return _result(with_number[-1])
+    return _result(results[-1])
 
 
 def _breaks_off(text: str, everything: list[str]) -> bool:
@@ -73,16 +79,25 @@ def _breaks_off(text: str, everything: list[str]) -> bool:
     return punctuated and last[-1] not in ".!?)%" and not FORMULA.fullmatch(text.rpartition("\n")[2])
 
 
-def _concluded_before_break(everything: list[str], conclusion: int) -> set[str]:
-    """The number of a conclusion that is broken after its equation, or that only the broken sentence follows."""
+def _concluded_before_break(everything: list[str], conclusions: list[int]) -> set[str]:
+    """The number of the last conclusion, unless the calculation goes on after it."""
     last = len(everything) - 1
-    if conclusion == last:
+    if conclusions and conclusions[-1] == last:
+        conclusions = conclusions[:-1]
         result = _right_side(everything[last])
         # Where the text ends in a digit, others may have been cut off.
-        return {result} if result and not everything[last][-1].isdigit() else set()
-    if conclusion == last - 1 and not CONTINUATION.match(everything[last]):
-        return _result(everything[conclusion])
-    return set()
+        if result and not everything[last][-1].isdigit():
+            return {result}
+    if not conclusions:
+        return set()
+    after = everything[conclusions[-1] + 1 :]
+    if any(CONTINUATION.match(sentence) for sentence in after) or any(map(_has_numeral, after[:-1])):
+        return set()
+    return _result(everything[conclusions[-1]])
+
+
+def _is_conclusion(sentence: str) -> bool:
+    return CONCLUSION.match(sentence) is not None and sentence[-1] != ":" and _has_numeral(sentence)
 
 
 def _claimed(claim: str) -> set[str]:
@@ -132,7 +147,8 @@ def _right_side(sentence: str) -> str | None:
     result = None
     for sign in EQUALITY.finditer(sentence):
         numeral = next(find_numerals(sentence[sign.end() : sign.end() + 100]), None)
-        if numeral and numeral.start <= 20 and not OPERATION.match(sentence, sign.end() + numeral.end):
+        end = sign.end() + numeral.end if numeral else 0
+        if numeral and numeral.start <= 20 and not (OPERATION.match(sentence, end) or COMPARISON.match(sentence, end)):
             result = canonical_number(numeral.value)
     return result
 

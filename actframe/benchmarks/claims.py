@@ -14,7 +14,9 @@ NEGATION = re.compile(
 )
 CONTRARY = re.compile(r"\b(?:but|rather|instead)\b:?,?\s", re.I)
 CONCLUSION = re.compile(
-    r"(?:so|therefore|thus|hence|finally|overall|altogether|in total|in conclusion|in the end|consequently)\b", re.I
+    r"(?:so|therefore|thus|hence|finally|overall|altogether|in total|in conclusion|in the end|consequently"
+    r"|(?:this|that) means)\b",
+    re.I,
 )
 
 
