@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from actframe.benchmarks.base import BenchmarkAdapter, Question
 from actframe.capture.selection import Selection, Sites
-from actframe.errors import SettingsError, nearest
+from actframe.errors import SettingsError
 from actframe.records.record import ActivationRecord
 from actframe.runs.asked import Asked, as_question
-from actframe.runs.generation import GenerationSettings, Response, generate_batch, prepare_prompts
+from actframe.runs.generation import Response, generate_batch, prepare_prompts
 from actframe.runs.grading import grade, make_prompt
 from actframe.runs.models import LoadedModel, load_model
+from actframe.runs.options import InferenceOptions, generation_settings
 from actframe.runs.recording import CaptureSettings, RecordedBatch, prepare_folder, save_record
 from actframe.storage.files import check_can_save
 from actframe.storage.files import save_activations as save_activation_file
@@ -44,27 +44,6 @@ ActivationData = dict[str, Any]
 
 Layers = Selection | Sites | None
 """Layers from 0, or from -1 backwards; also a site, a pattern, a list of these, or a `Selection`. Default: all."""
-
-
-class InferenceOptions(TypedDict, total=False):
-    """What every function of this module takes beside its own parameters.
-
-    Attributes:
-        tokenizer: of a loaded model; takes the place of a named one's own.
-        device, dtype: of a named model, as in `load_model`.
-        max_new_tokens, temperature, top_p, seed, chat: as in `GenerationSettings`.
-        strategy: the capture strategy's name.
-    """
-
-    tokenizer: PreTrainedTokenizerBase | None
-    device: str | torch.device | None
-    dtype: str | torch.dtype | None
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
-    chat: bool | None
-    strategy: str
 
 
 @overload
@@ -270,7 +249,7 @@ def _respond(
     prompt: str, model: AnyModel, capture: CaptureSettings | None, options: InferenceOptions
 ) -> tuple[Response, ActivationRecord | None]:
     """One response, with its record where one is wanted. Settings are checked before the model is loaded."""
-    generation = _generation(options)
+    generation = generation_settings(options)
     loaded = load_model(model, options.get("tokenizer"), device=options.get("device"), dtype=options.get("dtype"))
     encoded = prepare_prompts(loaded, [prompt], generation)
     if capture is None:
@@ -281,16 +260,6 @@ def _respond(
     (record,) = sink.take(encoded)
     # The record's own prompt is what the model saw, chat template included.
     return response, record.replace(prompt=prompt, response=response.text, model=loaded.name)
-
-
-def _generation(options: InferenceOptions) -> GenerationSettings:
-    known = InferenceOptions.__annotations__
-    for name in options:
-        if name not in known:
-            raise TypeError(f"no option {name!r}{nearest(name, known)}; there are {', '.join(sorted(known))}")
-    keys = ("max_new_tokens", "temperature", "top_p", "seed", "chat")
-    chosen: dict[str, Any] = {key: options[key] for key in keys if key in options}  # type: ignore[literal-required]
-    return GenerationSettings(batch_size=1, **chosen)
 
 
 def _capture(layers: Layers, options: InferenceOptions, storage: str = "pickle") -> CaptureSettings:
