@@ -105,10 +105,10 @@ def test_a_selection_that_means_nothing_is_refused_when_it_is_made(wrong, messag
         Selection(**wrong)
 
 
-@pytest.mark.parametrize("sites", [[], [True], [1.5], [None]])
+@pytest.mark.parametrize("sites", [[], [True], [1.5], 1.5, True, [None], {"layer_0"}])
 def test_sites_that_mean_nothing_are_refused(sites):
     with pytest.raises(SelectionError):
-        Selection(sites=sites).resolve(["layer_0"], lambda site: None)
+        Selection(sites=sites)
 
 
 @given(st.lists(st.integers(0, 5), max_size=3), st.lists(st.integers(1, 5), max_size=30), st.data())

@@ -52,6 +52,7 @@ class Selection:
     def __post_init__(self) -> None:
         if self.reduce is not None and self.reduce not in _REDUCTIONS:
             raise SelectionError(f"no reduction {self.reduce!r}; there are {', '.join(_REDUCTIONS)}, or None for none")
+        _check_sites(self.sites)
         _check_positions(self.positions)
         object.__setattr__(self, "dtype", _dtype(self.dtype))
 
@@ -74,13 +75,8 @@ class Selection:
         if self.sites is None:
             stream = [s for s in known if site_names.LAYER.fullmatch(s) or s.rpartition(".")[2] == "embeddings"]
             return _takeable(stream or site_names.expand("layer_*", known), refusal)
-        wanted = [self.sites] if isinstance(self.sites, str | int) else list(self.sites)
-        if not wanted:
-            raise SelectionError("the selection names no sites; leave it out to record embeddings and all layers")
         found: set[str] = set()
-        for site in wanted:
-            if isinstance(site, bool) or not isinstance(site, str | int):
-                raise SelectionError(f"a site is a name, a pattern or a layer number, not {site!r}")
+        for site in [self.sites] if isinstance(self.sites, str | int) else self.sites:
             if isinstance(site, str):
                 found.update(_takeable(site_names.expand(site, known), refusal))
             else:
@@ -254,6 +250,17 @@ def _takeable(sites: list[str], refusal: Callable[[str], str | None]) -> list[st
     if not takeable:
         raise SiteError(f"{sites[0]} {refusal(sites[0])}")
     return takeable
+
+
+def _check_sites(sites: Any) -> None:
+    if sites is None:
+        return
+    listed = [sites] if isinstance(sites, str) or not isinstance(sites, Sequence) else sites
+    for site in listed:
+        if isinstance(site, bool) or not isinstance(site, str | int):
+            raise SelectionError(f"a site is a name, a pattern or a layer number, or a list of these; not {site!r}")
+    if not listed:
+        raise SelectionError("the selection names no sites; leave it out to record embeddings and all layers")
 
 
 def _check_positions(positions: Any) -> None:

@@ -69,7 +69,7 @@ def tiny_model(family: str, *, seed: int = 0, attn_implementation: str | None = 
     """
     sizes = {**_COMMON, **FAMILIES.get(family, _DECODER), **config}
     settings = AutoConfig.for_model(family, **sizes)
-    kind = AutoModelForCausalLM
+    kind: Any = AutoModelForCausalLM
     if settings.is_encoder_decoder:
         kind = AutoModelForSeq2SeqLM
     elif family == "bert":
@@ -81,11 +81,13 @@ def tiny_model(family: str, *, seed: int = 0, attn_implementation: str | None = 
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of bytes (ids 0 to 255) with `<bos>` 256, `<eos>` 257 and `<pad>` 258; it pads on the left."""
+    """A tokenizer with one token for each byte, then `<bos>` 256, `<eos>` 257 and `<pad>` 258; it pads on the left."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
+    build: Any = PreTrainedTokenizerFast
+    wrapped: PreTrainedTokenizerFast = build(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", padding_side="left"
     )
+    return wrapped
