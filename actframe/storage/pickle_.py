@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from actframe.storage.numpy_pickles import NDARRAY, PickledArray, numpy_build, n
 from actframe.storage.pickle_machine import Budget, Global, PickleMachine, Rules
 from actframe.storage.pickled_tensor import Allowance, PickledTensor
 from actframe.storage.positional import PositionalFile
-from actframe.storage.torch_pickles import DTYPE_NAMES, DTYPES, torch_calls
+from actframe.storage.torch_pickles import DTYPE_NAMES, DTYPES, TensorPickler, torch_calls
 
 __all__ = ["PickleBackend"]
 
@@ -24,6 +23,7 @@ _ACTIVATIONS = "activations"
 # What every Python 3 reads; later protocols gain nothing here.
 _PROTOCOL = 4
 _DEEPEST = 64
+_NUMBERS = {int, float}
 
 
 class PickleBackend(StorageBackend):
@@ -42,7 +42,7 @@ class PickleBackend(StorageBackend):
             raise StorageError(f"the metadata of a pickled bundle cannot have the key {_ACTIVATIONS!r}")
         tensors = {name: _compact(name, tensor) for name, tensor in bundle.tensors.items()}
         with open(path, "wb") as file:
-            pickle.dump({**bundle.metadata, _ACTIVATIONS: tensors}, file, protocol=_PROTOCOL)
+            TensorPickler(file, protocol=_PROTOCOL).dump({**bundle.metadata, _ACTIVATIONS: tensors})
 
     def read(self, path: Path, names: Collection[str] | None = None) -> Bundle:
         """Read the dictionary; the whole file is read, and tensors take memory when they are looked up."""
@@ -125,6 +125,9 @@ def _plain(value: Any, where: str, budget: Budget, depth: int) -> Any:
             raise FormatError(f"{where} has keys that are not strings")
         return {key: _plain(item, f"{where}[{key!r:.80}]", budget, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
+        if _NUMBERS.issuperset(map(type, value)):
+            budget.spend(len(value))
+            return list(value)
         return [_plain(item, f"{where}[{index}]", budget, depth + 1) for index, item in enumerate(value)]
     if isinstance(value, Global):
         return value.name

@@ -42,12 +42,17 @@ class Rules(NamedTuple):
 
 
 class Budget:
-    """How many instructions may still be read; shared by the pickles that lie within one file."""
+    """How many steps reading one file may still take. An instruction is a step, and more where it takes memory.
 
-    def __init__(self, instructions: int = 1 << 22) -> None:
-        self.limit = self.left = instructions
+    Some instructions are a byte long and make what takes sixty: that is what the steps limit. The limit leaves room
+    for the ids of some million tokens.
+    """
+
+    def __init__(self, steps: int = 1 << 23) -> None:
+        self.limit = self.left = steps
 
     def spend(self, count: int) -> None:
+        """Take `count` steps from what is left."""
         self.left -= count
         if self.left < 0:
             raise UnsafeFileError(f"its pickle takes more than {self.limit} steps to read")
@@ -59,6 +64,7 @@ _F8 = struct.Struct(">d")
 _STOP = ord(".")
 
 _MARK = object()
+_CONTAINER_STEPS = 16
 _LONGEST_INT = 16
 _LONGEST_LINE = 4096
 
@@ -148,12 +154,17 @@ class PickleMachine:
             raise FormatError(f"its pickle refers to value {index}, which it has not stored: damaged")
         self._push(self._memo[index])
 
+    def _contain(self, container: Any) -> None:
+        self._budget.spend(_CONTAINER_STEPS)
+        self._stack.append(container)
+
     def _put(self, index: int) -> None:
+        self._budget.spend(_CONTAINER_STEPS)
         self._memo[index] = self._pop()
         self._push(self._memo[index])
 
     def _tuple(self, count: int) -> None:
-        self._push(tuple([self._pop() for _ in range(count)][::-1]))
+        self._contain(tuple([self._pop() for _ in range(count)][::-1]))
 
     def _text(self, count: int) -> None:
         try:
@@ -259,11 +270,11 @@ def _instructions() -> dict[int, Callable[[PickleMachine], object]]:
         "\x85": lambda it: it._tuple(1),
         "\x86": lambda it: it._tuple(2),
         "\x87": lambda it: it._tuple(3),
-        "t": lambda it: it._push(tuple(it._pop_to_mark())),
-        "]": lambda it: it._push([]),
+        "t": lambda it: it._contain(tuple(it._pop_to_mark())),
+        "]": lambda it: it._contain([]),
         "a": m._append,
         "e": m._extend,
-        "}": lambda it: it._push({}),
+        "}": lambda it: it._contain({}),
         "s": m._set_item,
         "u": lambda it: it._set_items(it._pop_to_mark()),
         "q": lambda it: it._put(it._number(_U1)),

@@ -7,6 +7,8 @@ the number of elements, then the elements. The functions here take the same argu
 
 from __future__ import annotations
 
+import collections
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +20,7 @@ from actframe.storage import safetensors_header
 from actframe.storage.pickle_machine import Budget, Global, PickleMachine, Rules
 from actframe.storage.pickled_tensor import Allowance, PickledTensor
 
-__all__ = ["DTYPES", "DTYPE_NAMES", "torch_calls"]
+__all__ = ["DTYPES", "DTYPE_NAMES", "TensorPickler", "torch_calls"]
 
 DTYPES = frozenset([*safetensors_header.DTYPES.values(), torch.complex128])
 """The dtypes of tensors that a pickle may hold."""
@@ -41,6 +43,7 @@ _STORAGES: dict[Global, torch.dtype | None] = {
     Global("torch", "BoolStorage"): torch.bool,
     Global("torch.storage", "UntypedStorage"): None,
 }
+_TYPED = frozenset(_STORAGES.values())
 _MAGIC = 0x1950A86A20F9469CFC6C
 _VERSION = 1001
 
@@ -60,6 +63,22 @@ class _Storage:
 
     data: memoryview
     dtype: torch.dtype | None
+
+
+class TensorPickler(pickle.Pickler):
+    """Pickles tensors so that `pickle.load` gives them back.
+
+    That is torch's own way, but for the newer dtypes (float8, uint16 and wider): torch pickles their storages without a
+    dtype and then fails to load them. With a storage of bytes, the same call of torch's does.
+    """
+
+    def reducer_override(self, value: Any) -> Any:
+        """How pickle is to rebuild a value; NotImplemented leaves it to the value."""
+        if not isinstance(value, torch.Tensor) or value.dtype in _TYPED:
+            return NotImplemented
+        storage = value.reshape(-1).view(torch.uint8)._typed_storage()  # type: ignore[no-untyped-call]
+        sizes = 0, tuple(value.shape), value.stride()
+        return torch._utils._rebuild_tensor_v3, (storage, *sizes, False, collections.OrderedDict(), value.dtype)
 
 
 def torch_calls(allowance: Allowance, budget: Budget) -> dict[Global, Callable[..., Any]]:
