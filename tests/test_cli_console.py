@@ -76,3 +76,12 @@ def test_colours_follow_the_terminal_and_no_color():
     for env, coloured in [({}, False), (forced, True), ({**forced, "NO_COLOR": "1"}, False)]:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
         assert ("\x1b[31m" in done.stderr or "31m" in done.stderr) is coloured, env
+
+
+def test_waiting_is_announced_on_a_terminal_alone(capsys, monkeypatch):
+    console.announce("loading [x]\n")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    console.announce("loading [x]\n")
+    assert "loading [x] ..." in capsys.readouterr().err

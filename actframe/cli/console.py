@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 __all__ = [
+    "announce",
     "number",
     "one_line",
     "print_error",
@@ -47,6 +48,13 @@ def _console(*, stderr: bool) -> Console:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPE_WIDTH
     return console
+
+
+def announce(what: str) -> None:
+    """What is waited for, on a terminal. No spinner: libraries draw their own download bars below it."""
+    console = stderr()
+    if console.is_terminal:
+        console.print(f"{one_line(what)} ...", style="dim", soft_wrap=True, markup=False)
 
 
 def print_error(error: BaseException) -> None:

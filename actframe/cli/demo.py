@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.filesize import decimal
 from rich.rule import Rule
+from rich.text import Text
 
 from actframe.cli import tables
-from actframe.cli.console import print_path, print_prompt, stdout
+from actframe.cli.console import announce, print_path, print_prompt, stdout
 from actframe.cli.next_steps import actframe_command, print_commands, python_command
-from actframe.cli.run import activation_paths, execute, starting
+from actframe.cli.run import activation_paths, execute
 
 if TYPE_CHECKING:
     from actframe.records.record import ActivationRecord
@@ -26,18 +28,16 @@ _MODEL, _BATCH, _TOKENS, _EVERY = "smollm2", 4, 48, 5
 
 
 def demo(
-    output: Annotated[Path, typer.Option(metavar="FOLDER", help="Where everything goes that the demo writes.")] = Path(
-        "actframe-demo"
-    ),
+    output: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the demo writes.")] = Path("actframe-demo"),
     limit: Annotated[int, typer.Option(metavar="N", min=2, help="How many questions are answered.")] = 12,
 ) -> None:
     """Let the embedded model answer a dozen questions, record it, and look at what was recorded.
 
-    Takes about a minute, and half a minute more the first time, when the model is converted.
+    Takes less than a minute, and half a minute more the first time, when the model is converted.
     """
     began = time.monotonic()
-    with starting("loading the model"):
-        job = _prepare(output, limit)
+    announce(f"loading {_MODEL}")
+    job = _prepare(output, limit)
     _print_step(f"1. {_MODEL} answers {limit} questions, and every layer is recorded")
     paths = _answer(job)
     first, second = _load_two(paths)
@@ -46,7 +46,7 @@ def demo(
     _print_step("3. How alike two prompts look to each layer")
     _print_similarity(first, second)
     _print_step("4. Both as a picture")
-    print_path(_plot(first, second, output / "demo.png"))
+    _plot(first, second, output / "demo.png")
     _print_step(f"Done in {time.monotonic() - began:.0f} s. Go on with")
     _print_next(paths, output)
 
@@ -70,6 +70,7 @@ def _answer(job: BenchmarkRun) -> list[Path]:
     answers = sorted(result.answers, key=lambda answer: order[answer["question_id"]])
     paths = activation_paths(job, answers)
     console = stdout()
+    console.print()
     console.print(tables.answers_table("", answers))
     console.print()
     console.print(tables.results_table("", result, by_subject=False))
@@ -81,7 +82,7 @@ def _answer(job: BenchmarkRun) -> list[Path]:
 def _print_step(title: str) -> None:
     console = stdout()
     console.print()
-    console.print(Rule(title, align="left", style="dim"))
+    console.print(Rule(Text(title, "bold"), align="left", style="dim"))
 
 
 def _load_two(paths: list[Path]) -> list[ActivationRecord]:
@@ -96,6 +97,7 @@ def _print_stats(record: ActivationRecord) -> None:
 
     console = stdout()
     print_prompt("A", record.get("prompt"))
+    console.print()
     console.print(tables.stats_table("", _thinned(record_stats(record))))
 
 
@@ -105,6 +107,7 @@ def _print_similarity(first: ActivationRecord, second: ActivationRecord) -> None
     console = stdout()
     for label, record in zip("AB", (first, second), strict=True):
         print_prompt(label, record.get("prompt"))
+    console.print()
     console.print(tables.similarity_table("", _thinned(compare_records(first, second)), "last_prompt"))
 
 
@@ -113,10 +116,13 @@ def _thinned(results: list[Any]) -> list[Any]:
     return [each for at, each in enumerate(results) if at == 0 or (at - 1) % _EVERY == 0 or at == len(results) - 1]
 
 
-def _plot(first: ActivationRecord, second: ActivationRecord, path: Path) -> Path:
+def _plot(first: ActivationRecord, second: ActivationRecord, path: Path) -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        stdout().print('left out: it needs matplotlib; pip install "actframe[plot]"', markup=False)
+        return
     from actframe.analysis.plots import save_overview
 
-    return save_overview(first, second, path)
+    print_path(save_overview(first, second, path))
 
 
 def _print_next(paths: list[Path], output: Path) -> None:
@@ -126,12 +132,14 @@ def _print_next(paths: list[Path], output: Path) -> None:
     smaller, more = output / "smaller.safetensors.zst", output / "arithmetic"
     arithmetic = ["run", "--benchmark", "arithmetic", "--limit", 8, "--activation-save-dir", more]
     print_commands(
-        [
-            actframe_command("show", first),
-            actframe_command("compare", first, second),
-            actframe_command("convert", first, smaller, "--force"),
-            actframe_command("sites", _MODEL),
-            actframe_command(*arithmetic, "--capture-activations", "--layers", "10,20,-1"),
-            python_command("-c", code),
-        ]
+        {
+            "everything in the first file": actframe_command("show", first),
+            "two files at every layer": actframe_command("compare", first, second),
+            "the same in a smaller format": actframe_command("convert", first, smaller, "--force"),
+            "what else can be captured": actframe_command("sites", _MODEL),
+            "another benchmark, three layers": actframe_command(
+                *arithmetic, "--capture-activations", "--layers", "10,20,-1"
+            ),
+            "in Python": python_command("-c", code),
+        }
     )

@@ -80,6 +80,7 @@ def compare(
     console = stdout()
     for label, record in zip("AB", records, strict=True):
         print_prompt(label, record.get("prompt"))
+    console.print()
     console.print(tables.similarity_table("Similarity", results, position))
 
 

@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from actframe.cli import tables
-from actframe.cli.console import one_line, print_json, stderr, stdout
+from actframe.cli.console import announce, one_line, print_json, stdout
 from actframe.cli.options import AsJson
 from actframe.registry import Plugin, registry
 
@@ -25,12 +25,12 @@ def sites(
     as_json: AsJson = False,
 ) -> None:
     """List the sites that can be captured from a model, with their shapes."""
+    announce(f"loading {model}")
     from actframe.capture.recorder import available_sites
     from actframe.runs.models import load_model
 
-    with stderr().status(f"loading {one_line(model)}"):
-        loaded = load_model(model)
-        shapes = _probe(loaded.model, available_sites(loaded.model, strategy), strategy)
+    loaded = load_model(model)
+    shapes = _probe(loaded.model, available_sites(loaded.model, strategy), strategy)
     if as_json:
         print_json({"model": loaded.name, "strategy": strategy, "sites": shapes})
         return

@@ -53,7 +53,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _with_dashes},
+    context_settings={"help_option_names": ["--help", "-h"], "token_normalize_func": _with_dashes},
 )
 
 

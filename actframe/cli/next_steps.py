@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from actframe.cli.console import stdout
@@ -16,10 +16,9 @@ __all__ = ["actframe_command", "print_commands", "python_command"]
 
 def actframe_command(*arguments: object) -> list[str]:
     """The command line that runs this actframe again, from a virtual environment that is not active as well."""
-    script = Path(sys.argv[0])
-    if script.suffix == ".py":
+    if Path(sys.argv[0]).stem != "actframe":
         return python_command("-m", "actframe", *arguments)
-    return [_shortest("actframe", str(script)), *map(str, arguments)]
+    return [_shortest("actframe", sys.argv[0]), *map(str, arguments)]
 
 
 def python_command(*arguments: object) -> list[str]:
@@ -27,11 +26,12 @@ def python_command(*arguments: object) -> list[str]:
     return [_shortest("python", sys.executable), *map(str, arguments)]
 
 
-def print_commands(commands: Sequence[Sequence[str]]) -> None:
-    """One command a line, quoted for the shell and never folded."""
+def print_commands(commands: Mapping[str, Sequence[str]]) -> None:
+    """What each command is for, as a comment of the shell, and the command: quoted, and never folded."""
     console = stdout()
-    for command in commands:
-        console.print(f"  {shlex.join(command)}", soft_wrap=True, markup=False, style="cyan")
+    for purpose, command in commands.items():
+        console.print(f"# {purpose}", soft_wrap=True, markup=False, style="dim")
+        console.print(shlex.join(command), soft_wrap=True, markup=False, style="cyan")
 
 
 def _shortest(name: str, path: str) -> str:

@@ -38,12 +38,12 @@ def parse_layers(text: str | None) -> list[int]:
         if match := _RANGE.fullmatch(part):
             first, last = int(match[1]), int(match[2])
             if first > last:
-                raise typer.BadParameter(f"the range {part!r} is empty; write the smaller layer first")
+                raise _bad_layers(f"the range {part!r} is empty; write the smaller layer first")
             layers.extend(range(first, last + 1))
         elif _NUMBER.fullmatch(part):
             layers.append(int(part))
         else:
-            raise typer.BadParameter(f"{part!r} is not a layer; write numbers and ranges, as in '0,5,-1' or '0-5'")
+            raise _bad_layers(f"{part!r} is not a layer; write numbers and ranges, as in '0,5,-1' or '0-5'")
     return layers
 
 
@@ -69,6 +69,10 @@ def parse_positions(text: str) -> str | slice | list[int]:
     if parts and all(_NUMBER.fullmatch(part) for part in parts):
         return [int(part) for part in parts]
     return text.strip()
+
+
+def _bad_layers(message: str) -> typer.BadParameter:
+    return typer.BadParameter(message, param_hint="'--layers'")
 
 
 def _parts(text: str | None) -> list[str]:

@@ -12,7 +12,7 @@ from rich.filesize import decimal
 
 from actframe.benchmarks.base import BenchmarkAdapter
 from actframe.cli import tables
-from actframe.cli.console import one_line, print_json, print_path, stderr, stdout
+from actframe.cli.console import announce, print_json, print_path, stderr, stdout
 from actframe.cli.next_steps import actframe_command, print_commands
 from actframe.cli.options import AsJson, parse_layers, parse_positions, parse_sites
 from actframe.cli.progress import RunBar
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from actframe.runs.results import RunResult
     from actframe.runs.run import BenchmarkRun
 
-__all__ = ["activation_paths", "execute", "run", "starting"]
+__all__ = ["activation_paths", "execute", "run"]
 
 _WHAT, _GENERATION, _CAPTURE = "What to run", "Generation", "Activations (with --capture-activations)"
 _STORAGE_HELP = "The storage backend, as `actframe plugins` lists them: safetensors, zstd, pickle."
@@ -129,30 +129,22 @@ def run(  # noqa: PLR0913 - typer reads the options from the signature
     if not capture_activations and (idle := [name for name, value in capture.items() if value is not None]):
         raise typer.BadParameter(f"--{idle[0]} says what to capture; add --capture-activations, or leave it out")
     selected: list[int | str] = [*parse_layers(layers), *parse_sites(sites)]
-    with starting("starting"):
-        from actframe.runs.generation import GenerationSettings
-        from actframe.runs.models import load_model
-        from actframe.runs.run import BenchmarkRun, RunSettings
+    announce(f"loading {model}")
+    from actframe.runs.generation import GenerationSettings
+    from actframe.runs.models import load_model
+    from actframe.runs.run import BenchmarkRun, RunSettings
 
     with _usage_errors():
         generation = GenerationSettings(max_new_tokens, temperature, seed=seed, batch_size=batch_size)
         recorded = _capture_settings(selected, capture) if capture_activations else None
         settings = RunSettings(num_trials, limit, generation, recorded)
     adapter = registry().find(BenchmarkAdapter, benchmark)()  # type: ignore[type-abstract]
-    with starting(f"loading {one_line(model)}"):
-        job = BenchmarkRun(load_model(model, device=device), adapter, activation_save_dir, settings)
+    job = BenchmarkRun(load_model(model, device=device), adapter, activation_save_dir, settings)
     result = execute(job)
     if as_json:
         print_json({"folder": str(job.folder), **result.as_json(), "answers_given": result.answers})
     else:
         _report(job, result)
-
-
-@contextlib.contextmanager
-def starting(what: str) -> Iterator[None]:
-    """Say on stderr what is being waited for, while it lasts."""
-    with stderr().status(what):
-        yield
 
 
 def execute(job: BenchmarkRun) -> RunResult:
@@ -208,5 +200,10 @@ def _report(job: BenchmarkRun, result: RunResult) -> None:
     size = sum(path.stat().st_size for path in paths)
     print_path(job.folder, f"{len(paths)} activation files, {decimal(size)}, in ")
     console.print("\nGo on with")
-    commands = [actframe_command(name, paths[0]) for name in ("show", "stats")]
-    print_commands(commands + [actframe_command("compare", *paths[:2])] * (len(paths) > 1))
+    commands = {
+        "what is in the first file": actframe_command("show", paths[0]),
+        "its activations in numbers": actframe_command("stats", paths[0]),
+    }
+    if len(paths) > 1:
+        commands["how alike the first two are"] = actframe_command("compare", *paths[:2])
+    print_commands(commands)
