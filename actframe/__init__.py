@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         generate_inference,
         generate_inference_with_activations,
     )
-    from actframe.records.bundle import Bundle
+    from actframe.records.bundle import Bundle, LazyTensors
     from actframe.records.record import ActivationRecord
     from actframe.storage.base import StorageBackend
     from actframe.storage.files import load_activations, save_activations
@@ -49,6 +49,7 @@ __all__ = [
     "CaptureStrategy",
     "FormatError",
     "LayoutError",
+    "LazyTensors",
     "ModelError",
     "PluginError",
     "PromptError",
@@ -76,6 +77,7 @@ _HOMES = {
     "BenchmarkAdapter": "actframe.benchmarks.base",
     "Bundle": "actframe.records.bundle",
     "CaptureStrategy": "actframe.capture.base",
+    "LazyTensors": "actframe.records.bundle",
     "Question": "actframe.benchmarks.base",
     "Selection": "actframe.capture.selection",
     "StorageBackend": "actframe.storage.base",

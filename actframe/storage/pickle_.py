@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from actframe.errors import FormatError, StorageError, UnsafeFileError
@@ -144,5 +145,7 @@ def _compact(name: str, tensor: Tensor) -> Tensor:
         raise StorageError(
             f"{name!r} is {tensor.dtype}, which pickled files of ours cannot hold; they can hold {known}"
         )
+    if not tensor.numel():
+        return torch.empty(tensor.shape, dtype=tensor.dtype)
     plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
     return plain if plain.untyped_storage().nbytes() == plain.nbytes else plain.clone()

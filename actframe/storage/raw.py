@@ -15,6 +15,8 @@ __all__ = ["as_tensor", "empty_tensor", "raw_bytes"]
 
 def raw_bytes(tensor: Tensor) -> ByteArray:
     """The elements of a CPU tensor as bytes, row by row: a view of its memory where it is contiguous."""
+    if not tensor.numel():
+        return numpy.empty(0, numpy.uint8)
     plain = tensor.detach().resolve_conj().resolve_neg().contiguous()
     data: ByteArray = plain.reshape(-1).view(torch.uint8).numpy()
     return data

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
+import numpy
 import pytest
 import torch
 from torch import Tensor
@@ -174,6 +175,10 @@ class StorageBackendTests:
             assert_same(found.tensors[name], view.contiguous())
         assert path.stat().st_size < whole.nbytes / 4
 
+    def test_an_empty_tensor_of_numpy_survives(self, path: Path) -> None:
+        empty = torch.from_numpy(numpy.empty((0,), "float32")), torch.from_numpy(numpy.empty((3, 0), "uint16"))
+        assert_survives(self.backend(), path, Bundle({"a": empty[0], "b": empty[1]}))
+
     def test_a_tensor_with_a_gradient_is_written_and_left_alone(self, path: Path) -> None:
         parameter = torch.nn.Parameter(torch.ones(2, 3))
         self.backend().write(path, Bundle({"layer_0": parameter}))
@@ -242,4 +247,5 @@ class StorageBackendTests:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
+    # Empty tensors of NumPy's have strides that cannot be viewed as bytes.
+    return tensor.contiguous().reshape(-1).view(torch.uint8) if tensor.numel() else torch.empty(0, dtype=torch.uint8)
