@@ -196,9 +196,9 @@ def test_backends_are_found_by_suffix_in_any_case_and_by_name():
     [
         (
             "x.safetensor",
-            r"files ending in '.safetensor' \(did you mean '.safetensors'\?\), as in 'x.safetensor'; installed: .*\.pkl",
+            r"ending in '.safetensor' \(did you mean '.safetensors'\?\), as in 'x.safetensor'; installed: .*\.pkl",
         ),
-        ("activations", "files without a suffix, as in 'activations'; installed: .*\.pkl"),
+        ("activations", r"files without a suffix, as in 'activations'; installed: .*\.pkl"),
         (".pkl.gz", "files ending in '.gz'"),
     ],
 )
