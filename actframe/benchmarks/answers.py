@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from actframe.benchmarks.calculations import concluded_numbers, stated_numbers
+from actframe.benchmarks.claims import NO_ANSWER
 from actframe.benchmarks.letters import line_letters, other_letters, stated_letters
 from actframe.benchmarks.options import named_options
 from actframe.benchmarks.responses import plain_text
@@ -57,7 +58,7 @@ def extract_choice(response: str, options: Sequence[str] | None = None, letters:
     text = plain_text(response)
     items = names.items(text)
     found = stated_letters(text, names, items) or line_letters(text, items) or other_letters(text, names, items)
-    return min(found) if len(found) == 1 else None
+    return _only(found)
 
 
 def extract_number(response: str) -> str | None:
@@ -87,5 +88,8 @@ def extract_number(response: str) -> str | None:
     (None, None, None)
     """
     text = plain_text(response)
-    found = stated_numbers(text) or concluded_numbers(text)
-    return min(found) if len(found) == 1 else None
+    return _only(stated_numbers(text) or concluded_numbers(text))
+
+
+def _only(found: set[str]) -> str | None:
+    return min(found) if len(found) == 1 and NO_ANSWER not in found else None

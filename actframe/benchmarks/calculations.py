@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from actframe.benchmarks.claims import CONCLUSION, affirmed, claim_at, last_statement
+from actframe.benchmarks.claims import CONCLUSION, NO_ANSWER, affirmed, claim_at, is_open, last_statement
 from actframe.benchmarks.numerals import canonical_number, find_numerals, number_word
 from actframe.benchmarks.responses import sentences
 
@@ -19,10 +19,17 @@ ANSWER_CUE = re.compile(
 )
 IS_THE_ANSWER = re.compile(r"\s(?:is|would be|must be)\s(?:the|my|our)\s(?:\w{1,20}\s){0,2}answer\b", re.I)
 REASON = re.compile(r",\s|\s(?:because|since|as|where|which)\s|\s\(")
-EQUALITY = re.compile(r"=|\b(?:equals?|makes|results in|which is)\b|\bgives(?: us)?(?=\s[$\d-])", re.I)
-COMPARISON = re.compile(r"\s?%?\s(?:\w+\s)?(?:more|less|fewer|times|higher|lower|older|younger)\b", re.I)
+EQUALITY = re.compile(
+    r"=|\b(?:equals?|makes|results in)\b|\b(?:gives(?: us)?|which is)(?=\s(?:about |only |just |equal to )?[$\d-])",
+    re.I,
+)
+COMPARISON = re.compile(
+    r"\s?%?\s(?:\w+\s)?(?:more|less|fewer|times (?:as|more|the)|higher|lower|older|younger)\b", re.I
+)
 OPERATION = re.compile(r"\s?[*/+^]\s?[\w($.]|\s-\s?[\w($.]|\sx\s?\d")
-ALTERNATIVE = re.compile(r"(?:\s?[%°]|(?:\s[\w%°]+){0,3}?)\s(?:(?:or|and)\s(?:\w+\s)?|to\s)[$€£-]?$")
+ALTERNATIVE = re.compile(
+    r"(?:\s?[%°]|(?:\s[\w%°]+){0,3}?)\s(?:(?:or|and)\s(?:\w+\s)?|to\s)[$€£-]?$|,\s(?:and|or)\s[$€£-]?$"
+)
 FORMULA = re.compile(r"(?:[\w */+()$%=-]|[.,](?!\s)){1,100}=[ $-]*\d[\d.,]*[ \w%]{0,30}")
 CONTINUATION = re.compile(r"now|next|then|let(?:'s|\sus)|step|first|second|however|but|wait|actually|\d", re.I)
 ASIDE = re.compile(
@@ -37,7 +44,9 @@ UNFINISHED = re.compile(
 )
 DENIED = re.compile(r"(?:\bnot|n't)\s[$€£]?$", re.I)
 BESIDE_THE_POINT = re.compile(
-    r"\b(?:(?<!total )of|for|in|after|at|from|with|per|every|each|within|during|on|than|to\s[a-z]{1,20})\s[$€£]?$", re.I
+    r"\b(?:(?<!total )of|for|in|after|at|from|with|per|every|each|within|during|on|than|to\s[a-z]{1,20})\s"
+    r"(?:(?:the|a|an|all|first|last|other|original|same|its|his|her|their)\s){0,2}[$€£]?$",
+    re.I,
 )
 NO_RESULT = re.compile(
     r"^(?:(?:this|that|it) is (?:because|a|an|since|why)\b|because\b|note\b|for example\b)"
@@ -48,7 +57,7 @@ NO_RESULT = re.compile(
 
 def stated_numbers(text: str) -> set[str]:
     """The numbers of the last statement that gives any: "the answer is 15", "15 is the answer", `Answer: 15`."""
-    statements = [(cue.end(), _claimed(affirmed(claim_at(text, cue.end())))) for cue in ANSWER_CUE.finditer(text)]
+    statements = [(cue.end(), _claimed(claim_at(text, cue.end()))) for cue in ANSWER_CUE.finditer(text)]
     for verdict in IS_THE_ANSWER.finditer(text):
         before = sentences(text[max(0, verdict.start() - SENTENCE_LENGTH) : verdict.start()])[-2:]
         subject = next((sentence for sentence in reversed(before) if _has_numeral(sentence)), "")
@@ -91,7 +100,11 @@ def _concluded_before_break(everything: list[str], conclusions: list[int]) -> se
     if not conclusions:
         return set()
     after = everything[conclusions[-1] + 1 :]
-    if any(CONTINUATION.match(sentence) for sentence in after) or any(map(_has_numeral, after[:-1])):
+    if (
+        (after and after[-1][-1] == "=")
+        or any(CONTINUATION.match(sentence) for sentence in after)
+        or any(map(_has_numeral, after[:-1]))
+    ):
         return set()
     return _result(everything[conclusions[-1]])
 
@@ -102,8 +115,11 @@ def _is_conclusion(sentence: str) -> bool:
 
 def _claimed(claim: str) -> set[str]:
     """The number that a claim gives; both of "3 or 4"; none for "3 + 4" without a result."""
+    if is_open(claim):
+        return {NO_ANSWER}
+    claim = affirmed(claim)
     reason = REASON.search(claim, 1)
-    if reason:
+    if reason and not (OPERATION.search(claim, 0, reason.start()) and _right_side(claim)):
         return _claimed(claim[: reason.start()]) or _claimed(claim[reason.end() :])
     result = _right_side(claim)
     if result:
@@ -130,8 +146,6 @@ def _result(sentence: str) -> set[str]:
         for numeral in find_numerals(sentence)
         if not DENIED.search(sentence, max(0, numeral.start - 8), numeral.start)
     ]
-    if len(numerals) > 1 and ALTERNATIVE.fullmatch(sentence, numerals[-2].end, numerals[-1].start):
-        return {canonical_number(numeral.value) for numeral in numerals[-2:]}
     asides = [aside.span() for aside in ASIDE.finditer(sentence)]
     to_the_point = [
         numeral
@@ -139,7 +153,9 @@ def _result(sentence: str) -> set[str]:
         if not BESIDE_THE_POINT.search(sentence, max(0, numeral.start - 30), numeral.start)
         and not any(start < numeral.start < end for start, end in asides)
     ]
-    return {canonical_number(numeral.value) for numeral in (to_the_point or numerals)[-1:]}
+    last = (to_the_point or numerals)[-2:]
+    both = len(last) > 1 and ALTERNATIVE.fullmatch(sentence, last[0].end, last[1].start)
+    return {canonical_number(numeral.value) for numeral in (last if both else last[-1:])}
 
 
 def _right_side(sentence: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["CONCLUSION", "affirmed", "claim_at", "last_statement"]
+__all__ = ["CONCLUSION", "NO_ANSWER", "affirmed", "claim_at", "is_open", "last_statement"]
 
 CLAIM_LENGTH = 300
 
@@ -12,12 +12,21 @@ END_OF_CLAIM = re.compile(r"(?<!\b[A-Za-z])[.!?](?=\s|$)|\n|;")
 NEGATION = re.compile(
     r"\s?(?:definitely\s|clearly\s)?(?:not|neither|none|never|incorrect|wrong|unclear|unknown)\b", re.I
 )
+OPEN = re.compile(
+    r"(?:not|un|in)\s?(?:provided|given|known|clear|available|stated|listed|possible|determined|determinable)\b"
+    r"|(?:cannot|can't|can not) be (?:known|given|found|determined|calculated)\b|none of\b|neither\b",
+    re.I,
+)
 CONTRARY = re.compile(r"\b(?:but|rather|instead)\b:?,?\s", re.I)
 CONCLUSION = re.compile(
     r"(?:so|therefore|thus|hence|finally|overall|altogether|in total|in conclusion|in the end|consequently"
     r"|(?:this|that) means)\b",
     re.I,
 )
+
+
+NO_ANSWER = "?"
+"""What a statement gives that says there is no answer: it decides like any other statement."""
 
 
 def claim_at(text: str, position: int) -> str:
@@ -42,6 +51,11 @@ def affirmed(claim: str) -> str:
         return claim
     contrary = CONTRARY.search(claim, negation.end())
     return claim[contrary.end() :] if contrary else ""
+
+
+def is_open(claim: str) -> bool:
+    """Whether a claim says that there is no answer: "not given", "unknown", "none of these"."""
+    return OPEN.match(claim) is not None
 
 
 def last_statement(statements: list[tuple[int, set[str]]]) -> set[str]:

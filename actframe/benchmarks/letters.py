@@ -38,7 +38,11 @@ RULED_OUT = re.compile(
     r"|rather than|instead of|unlike)\b|n't\b",
     re.I,
 )
-RETRACTED = re.compile(r"\b(?:this|that)(?:\s\w{1,20})?\s(?:is|was)(?:n't|\s(?:not|incorrect|wrong|false)\b)", re.I)
+RETRACTED = re.compile(
+    r"\b(?:this|that)(?:\s(?:answer|option|choice|statement))?\s(?:is|was)"
+    r"(?:\s(?:incorrect|wrong|false)|(?:n't|\snot)\s(?:correct|right|true|the (?:correct|right|best)))\b",
+    re.I,
+)
 CLAUSE_END = re.compile(r"[;,]\s(?:but|while|whereas|so|yet|instead)\s|;\s")
 
 

@@ -7,7 +7,7 @@ import functools
 import re
 from dataclasses import dataclass
 
-from actframe.benchmarks.claims import affirmed
+from actframe.benchmarks.claims import NO_ANSWER, affirmed, is_open
 from actframe.benchmarks.responses import plain_text
 from actframe.errors import BenchmarkError
 
@@ -22,6 +22,7 @@ REFUTATION = re.compile(
     r"(?:n't|not|never|incorrect|wrong|false|ruled|eliminated|excluded)|(?:is|ca|does)n't|cannot)",
     re.I,
 )
+FOREIGN_LETTER = re.compile(r"(?:option\s|letter\s)?(?:\([B-HJ-Z]\)|[B-HJ-Z](?=\s?[.,;!?)]|\s*$))")
 LOWER_LETTER = re.compile(r"[a-z]\b(?!\))")
 END_OF_NAME = re.compile(r"\s?(?:[.,!?;)]|$|because\b|since\b)", re.M)
 
@@ -92,7 +93,10 @@ class NamedOptions:
 
         With `anywhere`, the one option whose text stands in the claim's sentence counts, too.
         """
-        claim = affirmed(claim)
+        if not self._text_at(claim, 0):
+            if is_open(claim) or (FOREIGN_LETTER.match(claim, 0) and not self._named_at(claim, 0)):
+                return {NO_ANSWER}
+            claim = affirmed(claim)
         letters: set[str] = set()
         position = 0
         while named := self._named_at(claim, position):
