@@ -53,7 +53,7 @@ def render() -> str:
 
 def _section(name: str, command: Any) -> Iterator[str]:
     arguments = [param for param in command.params if param.param_type_name == "argument"]
-    options = [param for param in command.params if param.param_type_name == "option" and not param.hidden]
+    options = [param for param in command.params if param.param_type_name == "option" and param.name != "help"]
     usage = [f"actframe {name}", *(param.metavar for param in arguments), *(["[OPTIONS]"] if options else [])]
     yield f"## actframe {name}\n"
     yield f"    {' '.join(usage)}\n"

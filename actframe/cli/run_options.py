@@ -13,6 +13,27 @@ from actframe.cli.options import parse_layers, parse_positions, parse_sites
 if TYPE_CHECKING:
     from actframe.runs.recording import CaptureSettings
 
+__all__ = [
+    "ActivationSaveDir",
+    "BatchSize",
+    "Benchmark",
+    "CaptureActivations",
+    "CaptureFlags",
+    "Device",
+    "Dtype",
+    "Layers",
+    "Limit",
+    "MaxNewTokens",
+    "Model",
+    "NumTrials",
+    "Positions",
+    "Seed",
+    "Sites",
+    "Storage",
+    "Strategy",
+    "Temperature",
+]
+
 _WHAT, _GENERATION, _CAPTURE = "What to run", "Generation", "Activations (with --capture-activations)"
 
 
