@@ -24,7 +24,8 @@ DECISION_CUE = re.compile(
     r"\b(?P<certain>choose|chose|pick|picked|select|selected|go with|going with|go for|opt for|settle on|guess|say"
     r"|conclude that|conclude|lean towards?|answer(?:\s-)?|left with)\s(?:it(?:'s| is)\s)?"
     r"|\b(?:yes|so|thus|hence|therefore|leaves|leaving|it's|it is|it must be|it has to be|that's|that is|must be"
-    r"|i think|i believe)\b,?\s(?:(?:only|just|that|it's|it is|it must be|i think|i believe|us with|we have)\s){0,2}",
+    r"|i think|i believe)\b,?\s(?:(?:only|just|actually|indeed|clearly|probably|definitely|most likely|that|it's|it is"
+    r"|it must be|i think|i believe|us with|we have)\s){0,2}",
     re.I,
 )
 VERDICT = re.compile(
@@ -43,7 +44,7 @@ RETRACTED = re.compile(
     r"(?:\s(?:incorrect|wrong|false)|(?:n't|\snot)\s(?:correct|right|true|the (?:correct|right|best)))\b",
     re.I,
 )
-CLAUSE_END = re.compile(r"[;,]\s(?:but|while|whereas|so|yet|instead)\s|;\s")
+CLAUSE_END = re.compile(r"[;,]\s(?:but|while|whereas|so|yet|instead)\s|;\s|,?\sand\s(?=not\b)")
 
 
 def stated_letters(text: str, names: NamedOptions, items: list[Item]) -> set[str]:

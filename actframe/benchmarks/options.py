@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from actframe.benchmarks.claims import NO_ANSWER, affirmed, is_open
@@ -13,6 +14,7 @@ from actframe.errors import BenchmarkError
 
 __all__ = ["Item", "NamedOptions", "named_options"]
 
+BULLET = re.compile(r"[ \t]*(?:[-*•>]\s)?[\"'(]?")
 ARTICLE = re.compile(r"(?:the|an?)\s+", re.I)
 NOUN = r"(?:(?:the\s)?(?:correct\s)?(?:option|choice|letter|answer)\s)?"
 LETTER_THAT_IS_A_WORD = r"(?=\s?(?:[.,:;!?)\]\"=]|$|-\s|\(|(?:is|because|since|as|for|due|and|or)\b))"
@@ -29,7 +31,7 @@ END_OF_NAME = re.compile(r"\s?(?:[.,!?;)]|$|because\b|since\b)", re.M)
 
 @dataclass(frozen=True)
 class Item:
-    """A line that begins with a letter.
+    """A line that begins with the letter of an option, or has only its text.
 
     Attributes:
         start, end: the line in the text.
@@ -74,7 +76,7 @@ class NamedOptions:
         )
         delimited = r"(?:[.:](?!\w\.)|\s-(?=\s)|[ \t]*$)"
         self._item = re.compile(
-            rf"^[ \t]*(?:[-*•>]\s)?(?:\(([{upper}{lower}])\){delimited}|([{upper}{lower}])\){{1,2}}"
+            rf"{BULLET.pattern}(?:\(([{upper}{lower}])\){delimited}|([{upper}{lower}])\){{1,2}}"
             rf"|([{upper}{lower}]){delimited}|(\(?[{upper}]\)?)(?=\s))",
             re.M,
         )
@@ -121,20 +123,36 @@ class NamedOptions:
         return claim[named[1] - 1] in ".)" or END_OF_NAME.match(claim, named[1]) is not None
 
     def items(self, text: str) -> list[Item]:
-        """Lines that begin with a letter, as `C. Jupiter`, `(C)` or `C Jupiter`."""
+        """Lines that begin with a letter, as `C. Jupiter`, `(C)` or `C Jupiter`, or have only the text of an option."""
         runs: list[list[Item]] = []
-        for match in self._item.finditer(text):
-            letter = match[match.lastindex or 0].strip("()").upper()
-            if match[4] and self._text_at(text, match.end() + 1, letter) is None:
+        for start, line in _lines(text):
+            item = self._item_of(start, line)
+            if item is None:
                 continue
-            end = (text.find("\n", match.end()) + 1 or len(text) + 1) - 1
-            item = Item(match.start(), end, letter, alone=not text[match.end() : end].strip(" .:"))
-            begun = runs and runs[-1][0].letter == self.letters[0]
-            if begun and self.letters.find(letter) == self.letters.find(runs[-1][-1].letter) + 1:
+            if runs and self._repeats_options(text, runs[-1], item):
                 runs[-1].append(item)
             else:
                 runs.append([item])
         return [dataclasses.replace(item, listed=len(run) > 1) for run in runs for item in run]
+
+    def _item_of(self, start: int, line: str) -> Item | None:
+        match = self._item.match(line)
+        if match:
+            letter = match[match.lastindex or 0].strip("()").upper()
+            if match[4] is None or self._text_at(line, match.end() + 1, letter):
+                return Item(start, start + len(line), letter, alone=not line[match.end() :].strip(" .:"))
+        bullet = BULLET.match(line)
+        named = self._text_at(line, bullet.end() if bullet else 0)
+        if named and not line[named[1] :].strip(" .!\"')"):
+            return Item(start, start + len(line), named[0], alone=True)
+        return None
+
+    def _repeats_options(self, text: str, run: list[Item], item: Item) -> bool:
+        """Whether `item` goes on with a list: on the next line with a later option, or anywhere with the next one."""
+        step = self.letters.find(item.letter) - self.letters.find(run[-1].letter)
+        if step > 0 and not text[run[-1].end : item.start].strip():
+            return True
+        return step == 1 and run[0].letter == self.letters[0]
 
     def subject(self, clause: str) -> set[str]:
         """The letters of the options that a clause ends with: `option B`, `A and B`, `C. Jupiter`."""
@@ -190,7 +208,8 @@ def _text_pattern(options: tuple[str, ...], letters: str) -> tuple[list[str], re
     """
     texts: dict[str, list[str]] = {}
     for letter, option in zip(letters, options, strict=False):
-        text = ARTICLE.sub("", " ".join(plain_text(option).split()).lower().rstrip(".!?"), count=1)
+        text = " ".join(plain_text(option).split()).lower().rstrip(".!?")
+        text = text[article.end() :] if (article := ARTICLE.match(text)) else text
         if len(text) > 1 or text.isdigit():
             texts.setdefault(text, []).append(letter)
     unique = sorted((text for text, owners in texts.items() if len(owners) == 1), key=len, reverse=True)
@@ -204,6 +223,13 @@ def _one_text(text: str) -> str:
     before = r"(?<![\w/^-])(?<!\d[.,])" if text[0].isdigit() else r"(?<!\w)"
     after = r"(?:s|es)?(?![\w^])" if text[-1].isalpha() else r"(?![\w/^]|[.,]\d)" if text[-1].isdigit() else ""
     return f"{before}({words}){after}"
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    start = 0
+    for line in text.split("\n"):
+        yield start, line
+        start += len(line) + 1
 
 
 def _any_case(pattern: str) -> str:
