@@ -3,16 +3,19 @@
 A file here is never written again: a change of the format gets a new file beside it.
 """
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from actframe.records.bundle import Bundle
 from actframe.records.record import ActivationRecord
-from actframe.storage.files import load_activations
+from actframe.storage.files import load_activations, read_bundle, write_bundle
 from actframe.testing.storage import assert_same
 
 GOLDEN = Path(__file__).parent / "golden"
+DOCUMENT = Path(__file__).parent.parent / "docs" / "storage-formats.md"
 FILES = ["record_1.pkl", "record_1.safetensors", "record_1.safetensors.zst"]
 
 
@@ -64,4 +67,37 @@ def test_a_golden_file_is_read(name):
 
 
 def test_every_golden_file_is_read_by_a_test():
-    assert sorted(path.name for path in GOLDEN.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in GOLDEN.iterdir()) == sorted([*FILES, *EXAMPLES])
+
+
+EXAMPLES = {
+    "example.safetensors": Bundle({"layer_0": torch.tensor([[1.5, -2.0]]).bfloat16()}, {"prompt": "Hi"}),
+    "example.safetensors.zst": Bundle(
+        {"layer_0": torch.full((8, 64), 1.5).bfloat16(), "mask": torch.tensor([True, False, True])}, {"prompt": "Hi"}
+    ),
+}
+"""The files that `docs/storage-formats.md` shows."""
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_of_the_documentation_is_read(name):
+    found = read_bundle(GOLDEN / name)
+    assert found.metadata == EXAMPLES[name].metadata
+    assert list(found.tensors) == list(EXAMPLES[name].tensors)
+    for site, tensor in EXAMPLES[name].tensors.items():
+        assert_same(found.tensors[site], tensor)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_documentation_shows_the_bytes_of_its_example(name):
+    dumps = re.findall(r"^```text\n(.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    dump = dumps[list(EXAMPLES).index(name)]
+    shown = {int(line[:8], 16): bytes.fromhex(line[10:58]) for line in dump.splitlines()}
+    content = (GOLDEN / name).read_bytes()
+    assert shown == {start: content[start : start + 16] for start in range(0, len(content), 16)}
+
+
+def test_what_is_written_today_is_what_the_documentation_shows(tmp_path):
+    path = tmp_path / "example.safetensors"
+    write_bundle(EXAMPLES["example.safetensors"], path)
+    assert path.read_bytes() == (GOLDEN / "example.safetensors").read_bytes()
