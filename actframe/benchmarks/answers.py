@@ -61,7 +61,7 @@ def extract_choice(response: str, options: Sequence[str] | None = None, letters:
     return _only(found)
 
 
-def extract_number(response: str) -> str | None:
+def extract_number(response: str, question: str = "") -> str | None:
     r"""The number that a response gives as its answer, or None where it gives none or several.
 
     1. Statements, the last of which decides: "the answer is", `\boxed{}`, `#### 42`, "... is the answer". Of an
@@ -88,7 +88,7 @@ def extract_number(response: str) -> str | None:
     (None, None, None)
     """
     text = plain_text(response)
-    return _only(stated_numbers(text) or concluded_numbers(text))
+    return _only(stated_numbers(text) or concluded_numbers(text, question))
 
 
 def _only(found: set[str]) -> str | None:

@@ -25,7 +25,7 @@ class Arithmetic(BenchmarkAdapter):
         return bundled_questions("arithmetic.jsonl")
 
     def prompt(self, question: Question) -> str:
-        return question.text
+        return f'{question.text}\nShow the calculation in one line, then write "The answer is" and the number.'
 
     def extract_answer(self, response: str, question: Question) -> str | None:
-        return extract_number(response)
+        return extract_number(response, question.text)

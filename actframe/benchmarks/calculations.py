@@ -6,7 +6,7 @@ import re
 
 from actframe.benchmarks.claims import CONCLUSION, NO_ANSWER, affirmed, claim_at, is_open, last_statement
 from actframe.benchmarks.numerals import canonical_number, find_numerals, number_word
-from actframe.benchmarks.responses import sentences
+from actframe.benchmarks.responses import plain_text, sentences
 
 __all__ = ["concluded_numbers", "stated_numbers"]
 
@@ -18,9 +18,10 @@ ANSWER_CUE = re.compile(
     re.I,
 )
 IS_THE_ANSWER = re.compile(r"\s(?:is|would be|must be)\s(?:the|my|our)\s(?:\w{1,20}\s){0,2}answer\b", re.I)
+WORD = re.compile(r"\w+")
 REASON = re.compile(r",\s|\s(?:because|since|as|where|which)\s|\s\(")
 EQUALITY = re.compile(
-    r"=|\b(?:equals?|makes|results in)\b|\b(?:gives(?: us)?|which is)(?=\s(?:about |only |just |equal to )?[$\d-])",
+    r"=|\b(?:equals?|results in)\b|\b(?:gives(?: us)?|which is)(?=\s(?:about |only |just |equal to )?[$\d-])",
     re.I,
 )
 COMPARISON = re.compile(
@@ -65,18 +66,45 @@ def stated_numbers(text: str) -> set[str]:
     return last_statement(statements)
 
 
-def concluded_numbers(text: str) -> set[str]:
-    """The number of the sentence that reads most like the end of the calculation."""
+def concluded_numbers(text: str, question: str = "") -> set[str]:
+    """The number of the sentence that reads most like the end of the calculation, and does not repeat the question."""
+    asked = _Asked(question)
     everything = sentences(text)
     conclusions = [index for index, sentence in enumerate(everything) if _is_conclusion(sentence)]
     if everything and _breaks_off(text, everything):
         return _concluded_before_break(everything, conclusions)
     results = [sentence for sentence in everything if _has_numeral(sentence) and not NO_RESULT.search(sentence)]
+    results = [sentence for sentence in results if not asked.is_repeated_by(sentence)]
     if not results:
         return set()
-    if conclusions and results[-1] != everything[-1] and not _right_side(results[-1]):
-        return _result(everything[conclusions[-1]])
-    return _result(results[-1])
+    last = results[-1]
+    if not _right_side(last):
+        if conclusions and last != everything[-1]:
+            last = everything[conclusions[-1]]
+        elif asked.gives_numbers_of(last) and last not in (everything[index] for index in conclusions):
+            last = next((sentence for sentence in reversed(results) if _right_side(sentence)), last)
+    return _result(last)
+
+
+class _Asked:
+    """A question, which calculations often begin or end by repeating."""
+
+    def __init__(self, question: str) -> None:
+        text = plain_text(question)
+        self._words = set(WORD.findall(text.lower()))
+        self._numbers = {numeral.value for numeral in find_numerals(text)}
+
+    def gives_numbers_of(self, sentence: str) -> bool:
+        return self._numbers.issuperset(numeral.value for numeral in find_numerals(sentence))
+
+    def is_repeated_by(self, sentence: str) -> bool:
+        """Whether a sentence calculates nothing and has the numbers and at least four fifths of its words from here."""
+        words = set(WORD.findall(sentence.lower()))
+        return (
+            self.gives_numbers_of(sentence)
+            and len(words & self._words) >= 0.8 * len(words)
+            and not EQUALITY.search(sentence)
+        )
 
 
 def _breaks_off(text: str, everything: list[str]) -> bool:
@@ -147,15 +175,13 @@ def _result(sentence: str) -> set[str]:
         if not DENIED.search(sentence, max(0, numeral.start - 8), numeral.start)
     ]
     asides = [aside.span() for aside in ASIDE.finditer(sentence)]
+    said = [numeral for numeral in numerals if not any(start < numeral.start < end for start, end in asides)]
+    if len(said) > 1 and ALTERNATIVE.fullmatch(sentence, said[-2].end, said[-1].start):
+        return {canonical_number(numeral.value) for numeral in said[-2:]}
     to_the_point = [
-        numeral
-        for numeral in numerals
-        if not BESIDE_THE_POINT.search(sentence, max(0, numeral.start - 30), numeral.start)
-        and not any(start < numeral.start < end for start, end in asides)
+        numeral for numeral in said if not BESIDE_THE_POINT.search(sentence, max(0, numeral.start - 30), numeral.start)
     ]
-    last = (to_the_point or numerals)[-2:]
-    both = len(last) > 1 and ALTERNATIVE.fullmatch(sentence, last[0].end, last[1].start)
-    return {canonical_number(numeral.value) for numeral in (last if both else last[-1:])}
+    return {canonical_number(numeral.value) for numeral in (to_the_point or said or numerals)[-1:]}
 
 
 def _right_side(sentence: str) -> str | None:

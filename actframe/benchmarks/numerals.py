@@ -19,7 +19,7 @@ TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "nin
 WORDS = {word: value for value, word in enumerate(SMALL)} | {word: 10 * value for value, word in enumerate(TENS, 2)}
 
 NUMERAL = re.compile(
-    r"(?<![\w.])(?P<sign>-\s?|\+|(?:minus|negative)\s)?(?:[$€£¥]\s?(?P<inner>-)?)?"
+    r"(?<![\w.^])(?P<sign>-\s?|\+|(?:minus|negative)\s)?(?:[$€£¥]\s?(?P<inner>-)?)?"
     r"(?P<whole>0,\d+(?!,?\d)|\d{1,3}(?:,\d{3}){1,20}(?!,?\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?!\d)"
     r"(?:(?:e|\s?[*x]\s?10\^\{?)(?P<exponent>[-+]?\d{1,3})(?!\w)"
     r"|\s(?P<over>\d+)/(?P<mixed>\d+)(?![\w/])|\s?/\s?(?P<under>\d+)(?![\d/]|\.\d))?"

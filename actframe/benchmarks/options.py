@@ -14,7 +14,7 @@ from actframe.errors import BenchmarkError
 
 __all__ = ["Item", "NamedOptions", "named_options"]
 
-BULLET = re.compile(r"[ \t]*(?:[-*•>]\s)?[\"'(]?")
+BULLET = re.compile(r"[ \t]*(?:[-*•>]\s)?[\"']?")
 ARTICLE = re.compile(r"(?:the|an?)\s+", re.I)
 NOUN = r"(?:(?:the\s)?(?:correct\s)?(?:option|choice|letter|answer)\s)?"
 LETTER_THAT_IS_A_WORD = r"(?=\s?(?:[.,:;!?)\]\"=]|$|-\s|\(|(?:is|because|since|as|for|due|and|or)\b))"
