@@ -1,8 +1,8 @@
 r"""What a response gives as its answer: a letter or a number.
 
 Both functions read the response in steps, from what is stated to what is merely there, and the first step that
-finds anything decides: one answer is returned; several that differ, such as "A and B", give None. Neither raises on any
-text, and both take time linear in it.
+finds anything decides: one answer is returned; several that differ, such as "A and B", give None, and so does a
+statement that there is no answer. Neither raises on any text, and both take time linear in it.
 
 Before the first step, thoughts (`<think>`), everything from a run-on new question on, markdown and LaTeX are taken off
 (see `responses`).
@@ -70,11 +70,17 @@ def extract_number(response: str, question: str = "") -> str | None:
        sentence with a number after all. Numbers that stand after "of", "for", "in", "per" and the like count only where
        there is no other.
 
-    A response that breaks off in the middle of a sentence was still calculating: only a statement, or a conclusion that
-    nothing but the broken sentence follows, counts.
+    A response that breaks off in the middle of a sentence was still calculating: only a statement counts, or a
+    conclusion after which no further step was begun.
+
+    A sentence that repeats the question is no result, where the question is known.
 
     The number comes without its unit (`$`, `%`, apples) in the form of `canonical_number`: "1,450.00 dollars" is
     `1450`, "3/4" is `0.75`, "1/3" stays `1/3`.
+
+    Args:
+        response: what the model wrote.
+        question: what it was asked.
 
     >>> extract_number("12 apples and 3 pears make 15 fruits. The answer is 15.")   # 1. statements
     '15'

@@ -18,10 +18,10 @@ ANSWER_CUE = re.compile(
     re.I,
 )
 IS_THE_ANSWER = re.compile(r"\s(?:is|would be|must be)\s(?:the|my|our)\s(?:\w{1,20}\s){0,2}answer\b", re.I)
-WORD = re.compile(r"\w+")
+WORD = re.compile(r"[^\W\d_]+")
 REASON = re.compile(r",\s|\s(?:because|since|as|where|which)\s|\s\(")
 EQUALITY = re.compile(
-    r"=|\b(?:equals?|results in)\b|\b(?:gives(?: us)?|which is)(?=\s(?:about |only |just |equal to )?[$\d-])",
+    r"=|\b(?:equals|equal to|results in)\b|\b(?:gives(?: us)?|which is)(?=\s(?:about |only |just |equal to )?[$\d-])",
     re.I,
 )
 COMPARISON = re.compile(
@@ -90,21 +90,22 @@ class _Asked:
     """A question, which calculations often begin or end by repeating."""
 
     def __init__(self, question: str) -> None:
-        text = plain_text(question)
-        self._words = set(WORD.findall(text.lower()))
-        self._numbers = {numeral.value for numeral in find_numerals(text)}
+        self._text = plain_text(question).lower()
+        self._words = set(WORD.findall(self._text))
+        self._numbers = {numeral.value for numeral in find_numerals(self._text)}
 
     def gives_numbers_of(self, sentence: str) -> bool:
         return self._numbers.issuperset(numeral.value for numeral in find_numerals(sentence))
 
     def is_repeated_by(self, sentence: str) -> bool:
-        """Whether a sentence calculates nothing and has the numbers and at least four fifths of its words from here."""
+        """Whether a sentence calculates nothing and has its numbers and nearly all of its words from the question.
+
+        A short one has to stand there as it is: "He sells 50 apples" may repeat, "He has 50 left" may answer.
+        """
         words = set(WORD.findall(sentence.lower()))
-        return (
-            self.gives_numbers_of(sentence)
-            and len(words & self._words) >= 0.8 * len(words)
-            and not EQUALITY.search(sentence)
-        )
+        alike = len(words) >= 4 and len(words & self._words) >= 0.8 * len(words) and not EQUALITY.search(sentence)
+        verbatim = len(words) >= 3 and sentence.lower().rstrip(".") in self._text
+        return (alike or verbatim) and self.gives_numbers_of(sentence)
 
 
 def _breaks_off(text: str, everything: list[str]) -> bool:
