@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from actframe.storage.positional import ByteArray
-from actframe.storage.raw import empty_tensor, raw_bytes
+from actframe.storage.raw import as_tensor, raw_bytes
 
 __all__ = ["join", "plane_count", "split"]
 
@@ -46,8 +46,7 @@ def split(tensor: Tensor, chunk: int) -> Iterator[Iterator[ByteArray]]:
 
 def join(planes: Sequence[ByteArray], dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
     """The tensor of a split dtype that has these planes."""
-    tensor, data = empty_tensor(dtype, shape)
-    words: Any = data.view(f"<u{len(planes)}")
+    words: Any = numpy.empty(len(planes[0]), f"<u{len(planes)}")
     for start in range(0, len(words), _STEP):
         word = words[start : start + _STEP]
         word[...] = planes[0][start : start + _STEP]
@@ -57,7 +56,7 @@ def join(planes: Sequence[ByteArray], dtype: torch.dtype, shape: Sequence[int]) 
         sign = word << 8 * len(planes) - 1
         word >>= 1
         word |= sign
-    return tensor
+    return as_tensor(words.view(numpy.uint8), dtype, shape)
 
 
 def _plane(words: Any, index: int) -> ByteArray:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from actframe.storage.positional import ByteArray
 
-__all__ = ["as_tensor", "empty_tensor", "raw_bytes"]
+__all__ = ["as_tensor", "raw_bytes"]
 
 
 def raw_bytes(tensor: Tensor) -> ByteArray:
@@ -23,15 +23,7 @@ def raw_bytes(tensor: Tensor) -> ByteArray:
 
 
 def as_tensor(data: ByteArray, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
-    """The tensor with these bytes, which it takes over where they may be written to, and copies otherwise."""
+    """The tensor with these bytes. It takes over an array that may be written to, and copies one that may not."""
     if not len(data):
         return torch.empty(tuple(shape), dtype=dtype)
-    owned = data if data.flags.owndata and data.flags.writeable else data.copy()
-    return torch.from_numpy(owned).view(dtype).reshape(tuple(shape))
-
-
-def empty_tensor(dtype: torch.dtype, shape: Sequence[int]) -> tuple[Tensor, ByteArray]:
-    """A new tensor, and the bytes of its memory to be filled."""
-    tensor = torch.empty(tuple(shape), dtype=dtype)
-    data: ByteArray = tensor.view(-1).view(torch.uint8).numpy() if tensor.numel() else numpy.empty(0, numpy.uint8)
-    return tensor, data
+    return torch.from_numpy(data if data.flags.writeable else data.copy()).view(dtype).reshape(tuple(shape))

@@ -117,6 +117,8 @@ class SeekableReader:
             # Small tensors share a frame, and are usually read one after the other.
             self._latest = (first, frames[first]) if first == last else None
         step = (stop - start) // count
+        if self._content_begins[first : last + 2] == list(range(start, stop + 1, step)):
+            return [numpy.frombuffer(frame, numpy.uint8) for frame in frames.values()]
         return [self._part(frames, begin, begin + step) for begin in range(start, stop, step)]
 
     def _part(self, frames: dict[int, bytes], start: int, stop: int) -> ByteArray:
@@ -124,7 +126,9 @@ class SeekableReader:
         pieces = []
         for index in range(self._frame_at(start), self._frame_at(stop - 1) + 1):
             begin = self._content_begins[index]
-            pieces.append(numpy.frombuffer(frames[index], numpy.uint8)[max(0, start - begin) : stop - begin])
+            first = max(0, start - begin)
+            count = min(stop - begin, len(frames[index])) - first
+            pieces.append(numpy.frombuffer(frames[index], numpy.uint8, count, first))
         return pieces[0] if len(pieces) == 1 else numpy.concatenate(pieces)
 
     def _frame_at(self, position: int) -> int:
@@ -132,24 +136,24 @@ class SeekableReader:
 
     def _read_frames(self, first: int, last: int) -> dict[int, bytes]:
         origin = self._begins[first]
-        data = self._file.read(origin, self._begins[last + 1])
+        data = self._file.read(origin, self._begins[last + 1]).data
         return {
             index: self._expand(index, data[self._begins[index] - origin : self._begins[index + 1] - origin])
             for index in range(first, last + 1)
         }
 
-    def _expand(self, index: int, frame: ByteArray) -> bytes:
+    def _expand(self, index: int, frame: memoryview) -> bytes:
         entry = self._entries[index]
-        if _crc(frame.data, entry.content_size) != self._crcs[index]:
+        if _crc(frame, entry.content_size) != self._crcs[index]:
             raise FormatError(f"frame {index} is damaged: its bytes do not match their CRC")
-        if int.from_bytes(frame[-4:].tobytes(), "little") != entry.checksum:
+        if int.from_bytes(frame[-4:], "little") != entry.checksum:
             raise FormatError(f"frame {index} is damaged: its checksum is not the one in the seek table")
         try:
             # What a frame declares is what zstd allocates, so it is compared before zstd sees the frame.
-            declared = zstandard.frame_content_size(frame.data)
+            declared = zstandard.frame_content_size(frame)
             if declared != entry.content_size or frame[4] & _DESCRIPTOR_MASK != _DESCRIPTOR:
                 raise UnsafeFileError(f"frame {index} declares {declared} bytes, the seek table {entry.content_size}")
-            content: bytes = _thread.decompressor.decompress(frame.data, allow_extra_data=False)
+            content: bytes = _thread.decompressor.decompress(frame, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise FormatError(f"frame {index} is damaged: {error}") from error
         return content

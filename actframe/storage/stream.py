@@ -33,7 +33,7 @@ class Source(Protocol):
         """How many bytes the stream has."""
 
     def read(self, start: int, stop: int) -> ByteArray:
-        """The bytes from `start` to `stop`."""
+        """The bytes from `start` to `stop`; an array that may be written to is the caller's to keep."""
 
     def read_parts(self, start: int, stop: int, count: int) -> Sequence[ByteArray]:
         """The bytes from `start` to `stop` as `count` parts of one length."""
