@@ -19,7 +19,13 @@ MODULES = {
 CONTRACTS = ("actframe.hookspecs", "actframe.registry")
 LAYERS = [
     {"actframe.errors", "actframe.extension"},
-    {"actframe.records", "actframe.capture.sites", "actframe.capture.layout", "actframe.capture.selection"},
+    {
+        "actframe.records",
+        "actframe.capture.sites",
+        "actframe.capture.parts",
+        "actframe.capture.layout",
+        "actframe.capture.selection",
+    },
     {name for name in MODULES if name.endswith(".base")},
     set(CONTRACTS),
     {"actframe.capture", "actframe.storage", "actframe.benchmarks", "actframe.runs"},

@@ -8,8 +8,8 @@ import torch
 from transformers import AutoConfig, AutoModel, DynamicCache, pipeline
 
 from actframe import ActivationRecorder, CaptureError, Selection, SiteError, UnknownNameError
+from actframe.capture.available import available_sites
 from actframe.capture.layout import find_layout
-from actframe.capture.recorder import available_sites
 from actframe.testing import FAMILIES, tiny_model, tiny_tokenizer
 
 PROMPTS = ["hello", "hi there you", "to be or not to be"]

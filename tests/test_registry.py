@@ -183,7 +183,7 @@ def test_nothing_is_imported_before_the_first_look_up(install):
 
 
 def test_a_plugin_may_describe_a_model_that_the_rule_gets_wrong(install, monkeypatch):
-    from actframe.capture import recorder
+    from actframe.capture import available, recorder
 
     install(
         "actframe-other",
@@ -193,16 +193,17 @@ def test_a_plugin_may_describe_a_model_that_the_rule_gets_wrong(install, monkeyp
         def model_layout(model):
             from actframe.capture.layout import ModelLayout, Place, Tower
             if type(model).__name__ == "Sequential":
-                return ModelLayout((Tower("", "", ("0", "1")),), {"layer_0": Place("0"), "layer_1": Place("1")})
+                return ModelLayout((Tower("", ("0", "1")),), {"layer_0": Place("0"), "layer_1": Place("1")})
         """,
     )
     import torch
 
     found = registry()
+    monkeypatch.setattr(available, "registry", lambda: found)
     monkeypatch.setattr(recorder, "registry", lambda: found)
     model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
-    assert recorder.available_sites(model) == ["layer_0", "layer_1"]
-    assert recorder.available_sites(torch.nn.Linear(2, 2)) == []
+    assert available.available_sites(model) == ["layer_0", "layer_1"]
+    assert available.available_sites(torch.nn.Linear(2, 2)) == []
     with recorder.ActivationRecorder(model, -1) as recording:
         output = model(torch.ones(1, 4, 3))
     assert torch.equal(recording.activations["layer_1"], output.detach())

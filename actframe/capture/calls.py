@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Call", "read_call"]
+from actframe.errors import CaptureError
+
+__all__ = ["Call", "cache_address", "read_call"]
 
 
 @dataclass
@@ -25,6 +27,8 @@ class Call:
         real: by row, whether each column holds a token and not padding; None where all do.
         cache: the KV cache object that was passed, or None.
         start: how many slots of the cache were filled before.
+        logits_by_index: whether the head computes columns that an index names.
+        encoder_states: what a decoder attends to, or None.
         fired: how often each site was emitted.
     """
 
@@ -34,26 +38,50 @@ class Call:
     real: list[list[bool]] | None = None
     cache: Any = None
     start: int = 0
+    logits_by_index: bool = False
+    encoder_states: Tensor | None = None
     fired: Counter[str] = field(default_factory=Counter)
-
-    def is_real(self, row: int) -> list[bool]:
-        """Which columns of a row hold tokens."""
-        return self.real[row] if self.real is not None else [True] * self.width
 
 
 def read_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-    """Read a call's ids, padding and cache now, before the forward changes any of them."""
+    """Read a call's ids, padding and cache now, before the forward changes any of them.
+
+    Raises:
+        CaptureError: the arguments put sequences together in a way that cannot be told apart.
+    """
     given = _bind(module, args, kwargs)
+    cache = given.get("past_key_values")
+    _refuse_what_cannot_be_followed(given, cache)
+    states = given.get("encoder_hidden_states")
+    call = Call(
+        cache=cache,
+        logits_by_index=isinstance(given.get("logits_to_keep"), Tensor),
+        encoder_states=states if isinstance(states, Tensor) else None,
+    )
     ids = given.get("input_ids")
     values = ids if ids is not None else given.get("inputs_embeds")
     if not isinstance(values, Tensor):
-        return Call()
-    rows, width = values.shape[:2]
-    cache = given.get("past_key_values")
+        return call
+    call.rows, call.width = values.shape[:2]
+    call.ids = ids.tolist() if ids is not None else None
     # A static cache hands out a live tensor that the forward moves on, so it is read as a number at once.
-    start = int(cache.get_seq_length()) if cache is not None and hasattr(cache, "get_seq_length") else 0
-    real = _real_columns(given.get("attention_mask"), rows, width, start)
-    return Call(rows, width, ids.tolist() if ids is not None else None, real, cache, start)
+    call.start = int(cache.get_seq_length()) if cache is not None else 0
+    call.real = _real_columns(given.get("attention_mask"), call.rows, call.width, call.start)
+    _refuse_packed(given.get("position_ids"), call)
+    return call
+
+
+def cache_address(cache: Any) -> int | None:
+    """Where the first keys of a cache are in memory; something else when its rows were reordered or selected."""
+    cache = getattr(cache, "self_attention_cache", cache)
+    if getattr(cache, "offloading", False):
+        return None
+    keys = next((layer.keys for layer in getattr(cache, "layers", ()) if isinstance(_keys(layer), Tensor)), None)
+    return None if keys is None else int(keys.data_ptr())
+
+
+def _keys(layer: Any) -> Any:
+    return getattr(layer, "keys", None)
 
 
 def _bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -62,6 +90,41 @@ def _bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> d
         names = [name for name in inspect.signature(module.forward).parameters if name not in kwargs]
         bound.update(zip(names, args, strict=False))
     return bound
+
+
+def _refuse_what_cannot_be_followed(given: dict[str, Any], cache: Any) -> None:
+    if given.get("cu_seq_lens_q") is not None:
+        raise CaptureError(
+            "sequences packed into one row (continuous batching) cannot be told apart; use generate() to record them"
+        )
+    if cache is not None and not hasattr(cache, "get_seq_length"):
+        raise CaptureError(
+            f"past_key_values is a {type(cache).__name__}, which does not say how much it holds; "
+            "pass a cache of transformers.cache_utils, or none"
+        )
+    for name in ("cache_params", "state"):
+        if given.get(name) is not None:
+            raise CaptureError(
+                f"{name}= continues a recurrent state, which does not say what it has seen; run whole sequences "
+                "through the model instead (use_cache=False in generate, where the model allows it)"
+            )
+
+
+def _refuse_packed(position_ids: Any, call: Call) -> None:
+    """Refuse rows that hold several sequences: positions that do not rise by one from token to token."""
+    if not isinstance(position_ids, Tensor) or position_ids.ndim != 2 or call.width < 2:
+        return
+    if position_ids.shape[1] != call.width:
+        return
+    steps = (position_ids[:, 1:] - position_ids[:, :-1] == 1).expand(call.rows, -1)
+    if call.real is not None:
+        real = torch.tensor(call.real, device=steps.device)
+        steps = steps | ~(real[:, 1:] & real[:, :-1])
+    if not bool(steps.all()):
+        raise CaptureError(
+            "position_ids do not rise by one within a row, as when several sequences are packed into it; "
+            "give each sequence a row of its own"
+        )
 
 
 def _real_columns(mask: Any, rows: int, width: int, start: int) -> list[list[bool]] | None:

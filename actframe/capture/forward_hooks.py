@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from actframe.capture.attached import Attached
 from actframe.capture.base import CaptureStrategy, Emit
 from actframe.capture.layout import ModelLayout, Place
 from actframe.capture.sites import INPUT, MODULE
@@ -44,9 +45,11 @@ class ForwardHooks(CaptureStrategy):
                 place = _place(site, layout)
                 module = model.get_submodule(place.module)
                 if place.side == "input":
-                    handles.append(module.register_forward_pre_hook(_input_hook(site, emit), with_kwargs=True))
+                    hook = Attached(module, _input_hook(site, emit))
+                    handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
                 else:
-                    handles.append(module.register_forward_hook(_output_hook(site, place.item, emit)))
+                    hook = Attached(module, _output_hook(site, place.item, emit))
+                    handles.append(module.register_forward_hook(hook))
             yield
         finally:
             for handle in handles:

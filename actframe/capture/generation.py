@@ -7,31 +7,24 @@ exactly their tokens. Everything else that ran meanwhile (rejected drafts, an un
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from actframe.capture.calls import Call
-from actframe.capture.sequence import UNKNOWN, SequenceGroup, known_ids
+from actframe.capture.rows import UNKNOWN, Row, known_ids
+from actframe.capture.sequence import SequenceGroup
 from actframe.errors import CaptureError
 
-__all__ = ["Finished", "Generation"]
+__all__ = ["Answer", "Generation"]
 
 
 @dataclass(frozen=True)
-class Finished:
-    """One returned sequence and the row that computed it.
+class Answer:
+    """One returned sequence: the tokens of its prompt and response, unpadded, and how many have activations."""
 
-    Attributes:
-        group, row: where its activations are.
-        input_ids, output_ids: the tokens of the prompt and of the response, unpadded.
-        length: how many positions have activations: the last token was never fed back.
-    """
-
-    group: SequenceGroup
-    row: int
     input_ids: list[int]
     output_ids: list[int]
     length: int
@@ -40,14 +33,17 @@ class Finished:
 class Generation:
     """One call of `generate`, from its arguments.
 
-    Args:
-        model: what generates.
-        generate: its `generate`, by whose signature the arguments are read.
+    Attributes:
+        groups: the sequences that were computed meanwhile.
+        prompt_width: how many slots of the cache are prompt; None where the first call of a sequence tells.
+        thread: where it runs.
+
+    Raises:
+        CaptureError: it asks for what is not recorded, said before anything runs.
     """
 
     def __init__(self, model: nn.Module, generate: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> None:
-        given = inspect.signature(generate).bind(*args, **kwargs).arguments
-        given = {**given, **given.pop("kwargs", {})}
+        given = _arguments(generate, args, kwargs)
         self._settings = _settings(model, given)
         beams = self._settings("num_beams") or 1
         if beams > 1:
@@ -56,30 +52,18 @@ class Generation:
                 "use greedy search or sampling, or run without a recorder"
             )
         self.groups: list[SequenceGroup] = []
+        self.thread = threading.get_ident()
         self._encoder_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
         ids = given.get("inputs") if given.get("inputs") is not None else given.get("input_ids")
         embeds = given.get("inputs_embeds")
-        self._prompt_width = ids.shape[1] if isinstance(ids, Tensor) else 0
-        self._fed_width = self._prompt_width or (embeds.shape[1] if isinstance(embeds, Tensor) else 0)
-        mask = given.get("attention_mask")
-        self._prompt_mask: list[list[int]] | None = (
-            mask.tolist() if isinstance(mask, Tensor) and mask.ndim == 2 else None
-        )
-        self._may_stop_early = any(given.get(name) for name in ("stopping_criteria", "stop_strings"))
+        self._returned_width = ids.shape[1] if isinstance(ids, Tensor) and ids.ndim == 2 else 0
+        self._fed_embeddings = isinstance(embeds, Tensor)
+        fed_width = embeds.shape[1] if isinstance(embeds, Tensor) else self._returned_width
+        self.prompt_width = None if self._encoder_decoder or not fed_width else fed_width
+        self._may_stop_early = bool(given.get("stopping_criteria") or self._settings("stop_strings"))
 
-    def prompt_lengths(self, call: Call) -> list[int] | None:
-        """By row, how many positions of a call's sequences are prompt; None where its first call tells."""
-        if self._encoder_decoder or not self._fed_width:
-            return None
-        if call.start == 0 and call.width >= self._fed_width:
-            return [sum(call.is_real(row)[: self._fed_width]) for row in range(call.rows)]
-        if self._prompt_mask is not None and call.rows % len(self._prompt_mask) == 0:
-            repeats = call.rows // len(self._prompt_mask)
-            return [sum(self._prompt_mask[row // repeats]) for row in range(call.rows)]
-        return [self._fed_width] * call.rows
-
-    def finish(self, result: Any) -> list[Finished]:
-        """Find the rows that computed the returned sequences.
+    def finish(self, result: Any) -> tuple[SequenceGroup, list[Answer]]:
+        """Find the rows that computed the returned sequences: their group, and the answer of each row.
 
         Raises:
             CaptureError: no rows were fed exactly these tokens, or two groups of rows were.
@@ -91,7 +75,7 @@ class Generation:
                 "what belongs to the answer cannot be told"
             )
         sequences = returned.tolist()
-        matches = [found for group in self.groups if (found := self._match(group, sequences)) is not None]
+        matches = [(group, found) for group in self.groups if (found := self._match(group, sequences)) is not None]
         if len(matches) != 1:
             fault = "no recorded rows were" if not matches else f"{len(matches)} groups of rows were each"
             raise CaptureError(
@@ -100,28 +84,30 @@ class Generation:
             )
         return matches[0]
 
-    def _match(self, group: SequenceGroup, sequences: list[list[int]]) -> list[Finished] | None:
-        if group.rows != len(sequences):
+    def _match(self, group: SequenceGroup, sequences: list[list[int]]) -> list[Answer] | None:
+        if len(group.rows) != len(sequences):
             return None
-        finished = []
-        for row, sequence in enumerate(sequences):
-            prompt_length = group.prompt_lengths[row]
-            fed = group.tokens[row]
-            prompt, response = self._split(group, row, sequence)
-            response = self._cut(response, alone=group.rows == 1)
-            whole = [*(prompt or fed[:prompt_length]), *response]
-            length = max(len(whole) - 1, prompt_length)
-            if len(fed) < length or not _same(fed[:length], whole[:length]):
+        answers = []
+        for row, sequence in zip(group.rows, sequences, strict=True):
+            answer = self._match_row(group, row, sequence)
+            if answer is None:
                 return None
-            finished.append(Finished(group, row, known_ids(fed[:prompt_length]), response, length))
-        return finished
+            answers.append(answer)
+        return answers
 
-    def _split(self, group: SequenceGroup, row: int, sequence: list[int]) -> tuple[list[int], list[int]]:
-        """A returned sequence as its unpadded prompt and what was generated after it."""
-        width = group.prompt_lengths[row] if self._encoder_decoder else self._prompt_width
-        slots = group.slots[row][:width]
-        prompt = [token for token, real in zip(sequence, slots, strict=False) if real]
-        return prompt, sequence[width:]
+    def _match_row(self, group: SequenceGroup, row: Row, sequence: list[int]) -> Answer | None:
+        """The answer in one returned sequence, if this row was fed it. The last token was never fed back."""
+        width = group.prompt_width if self._encoder_decoder else self._returned_width
+        response = self._cut(sequence[width:], alone=len(group.rows) == 1)
+        prompt_length = group.prompt_length(row)
+        prompt = [token for token, is_real in zip(sequence, row.slots[:width], strict=False) if is_real]
+        if self._fed_embeddings:
+            prompt = row.tokens[:prompt_length]
+        whole = [*prompt, *response]
+        length = max(len(whole) - 1, prompt_length)
+        if len(row.tokens) < length or not _same(row.tokens[:length], whole[:length]):
+            return None
+        return Answer(known_ids(row.tokens[:prompt_length]), response, length)
 
     def _cut(self, response: list[int], *, alone: bool) -> list[int]:
         """End a row at its own end of sequence; what follows was fed only because other rows went on."""
@@ -136,16 +122,32 @@ class Generation:
         return response
 
 
+def _arguments(generate: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments by name, also where `generate` was overridden with `*args, **kwargs`."""
+    signature = inspect.signature(generate)
+    bound = signature.bind(*args, **kwargs).arguments
+    given: dict[str, Any] = {}
+    for name, value in bound.items():
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            given.update(value)
+        elif kind is inspect.Parameter.VAR_POSITIONAL:
+            given.update(zip(("inputs", "generation_config"), value, strict=False))
+        else:
+            given[name] = value
+    return given
+
+
 def _settings(model: nn.Module, given: dict[str, Any]) -> Callable[[str], Any]:
     """Look a generation setting up where `generate` does: its arguments, then the configuration."""
-    config = given.get("generation_config") or getattr(model, "generation_config", None)
     defaults = getattr(model, "generation_config", None)
+    config = given.get("generation_config") or defaults
 
     def setting(name: str) -> Any:
-        for source in (given.get(name), getattr(config, name, None), getattr(defaults, name, None)):
-            if source is not None:
-                return source
-        return None
+        if name in given:
+            return given[name]
+        value = getattr(config, name, None)
+        return value if value is not None else getattr(defaults, name, None)
 
     return setting
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
+from actframe.capture.attached import Attached
 from actframe.capture.base import CaptureStrategy, Emit
 from actframe.capture.layout import ModelLayout, Tower
 from actframe.errors import CaptureError
@@ -30,7 +32,8 @@ class OutputHiddenStates(CaptureStrategy):
     name = "output_hidden_states"
 
     def available(self, model: nn.Module, layout: ModelLayout) -> list[str]:
-        sites = {site for tower in layout.towers for site in _states(tower) if site is not None}
+        towers = [tower for tower in layout.towers if _can_be_asked(model.get_submodule(tower.root))]
+        sites = {site for tower in towers for site in _states(tower) if site is not None}
         return [site for site in layout.places if site in sites]
 
     def refusal(self, site: str, model: nn.Module, layout: ModelLayout) -> str | None:
@@ -52,9 +55,11 @@ class OutputHiddenStates(CaptureStrategy):
                     root = model.get_submodule(tower.root)
                     if wanted[-1] is not None:
                         source = model.get_submodule(layout.places[wanted[-1]].module)
-                        handles.append(source.register_forward_hook(asked.see_last))
-                    handles.append(root.register_forward_pre_hook(asked.ask, with_kwargs=True))
-                    handles.append(root.register_forward_hook(asked.receive, with_kwargs=True))
+                        handles.append(source.register_forward_hook(Attached(source, asked.see_last)))
+                    handles.append(root.register_forward_pre_hook(Attached(root, asked.ask), with_kwargs=True))
+                    # Who asked last takes first, and leaves what it was not the first to ask for.
+                    hook = Attached(root, asked.receive)
+                    handles.append(root.register_forward_hook(hook, with_kwargs=True, prepend=True))
             yield
         finally:
             for handle in handles:
@@ -76,7 +81,7 @@ class _Request:
     def ask(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         config = getattr(module, "config", None)
         asked = kwargs.get(_REQUEST)
-        visible = bool(getattr(config, _REQUEST, False) if asked is None else asked)
+        visible = getattr(config, _REQUEST, False) if asked is None else asked
         form = kwargs.get("return_dict")
         as_dict = bool(getattr(config, "return_dict", True) if form is None else form)
         self._restore = _restorer(visible, as_dict)
@@ -101,6 +106,12 @@ class _Request:
         return self._restore(output)
 
 
+def _can_be_asked(module: nn.Module) -> bool:
+    """Whether a module's forward takes the request, and not only its ids."""
+    parameters = inspect.signature(module.forward).parameters
+    return _REQUEST in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+
+
 def _states(tower: Tower) -> list[str | None]:
     """The site of each returned hidden state; None where it cannot be told what the state is."""
     last = f"layer_{len(tower.blocks) - 1}" if tower.final_norm is None else "final_norm"
@@ -109,15 +120,30 @@ def _states(tower: Tower) -> list[str | None]:
     return [*(tower.prefix + site for site in sites), final]
 
 
-def _restorer(visible: bool, as_dict: bool) -> Callable[[Any], Any]:
-    """What turns the output into the one that the caller would have had without us."""
+def _restorer(visible: bool | Collection[int], as_dict: bool) -> Callable[[Any], Any]:
+    """What turns the output into the one that the caller would have had without us.
+
+    Args:
+        visible: what the caller asked for: all hidden states, none, or those of some indices.
+        as_dict: whether the caller gets a dictionary, not a tuple.
+    """
 
     def restore(output: Any) -> Any:
-        if not visible:
-            output = type(output)(**{key: value for key, value in output.items() if key != "hidden_states"})
+        if visible is not True:
+            output = type(output)(**_with_states(output, visible or ()))
         return output if as_dict else output.to_tuple()
 
     return restore
+
+
+def _with_states(output: Any, indices: Collection[int]) -> dict[str, Any]:
+    """The fields of an output with the hidden states of some indices; the others are None, as transformers has it."""
+    fields = dict(output.items())
+    states = fields.pop("hidden_states")
+    wanted = {index % len(states) for index in indices}
+    if wanted:
+        fields["hidden_states"] = tuple(state if index in wanted else None for index, state in enumerate(states))
+    return fields
 
 
 def _unchanged(output: Any) -> Any:

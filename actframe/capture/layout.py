@@ -7,37 +7,19 @@ model that the rule gets wrong can be described by a plugin (`model_layout`).
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
+from actframe.capture.parts import PART_NAMES, Place, block_places
 from actframe.errors import LayoutError
 
 __all__ = ["ModelLayout", "Place", "Tower", "find_layout"]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where one site's tensor passes by.
-
-    Attributes:
-        module: dotted path of the module.
-        side: whether the tensor goes into the module or comes out of it.
-        item: which item of the output, where that is a tuple.
-        tower: prefix of the tower that the module works for.
-        axes: `"residual"` for `(batch, pos, ...)`, which may arrive with the first two axes flattened into one;
-            `"pattern"` for `(batch, head, pos, key)`.
-    """
-
-    module: str
-    side: Literal["input", "output"] = "output"
-    item: int = 0
-    tower: str = ""
-    axes: Literal["residual", "pattern"] = "residual"
 
 
 @dataclass(frozen=True)
@@ -46,15 +28,17 @@ class Tower:
 
     Attributes:
         prefix: what its site names begin with: nothing, or `"encoder."`, `"decoder."`.
-        root: dotted path of the module whose forward takes this tower's ids and mask; empty for the model itself.
         blocks: dotted paths of the blocks, in order.
+        root: dotted path of the module whose forward takes this tower's ids and mask; empty for the model itself.
+        span: dotted path of the module whose forward ends the tower's: the head of a decoder comes after its root.
         final_norm: dotted path of the norm after the last block, or None.
         norm_in_stack: whether that norm belongs to the very module that holds the blocks.
     """
 
     prefix: str
-    root: str
     blocks: tuple[str, ...]
+    root: str = ""
+    span: str = ""
     final_norm: str | None = None
     norm_in_stack: bool = False
 
@@ -78,8 +62,9 @@ def find_layout(model: nn.Module) -> ModelLayout:
     for prefix, scope in scopes.items():
         path = _path_of(model, scope)
         if stack := _find_stack(model, scope, path, "encoder" if prefix == "encoder." else "decoder"):
-            root = path if len(scopes) > 1 else ""
-            towers.append(_describe_tower(model, prefix, root, path, stack))
+            root = path if len(scopes) > 1 else _root(model, stack)
+            span = "" if prefix == "decoder." else root
+            towers.append(_describe_tower(model, Tower(prefix, _blocks(model, stack), root, span), path, stack))
     places: dict[str, Place] = {}
     for tower in towers:
         places |= _tower_places(model, tower)
@@ -172,14 +157,27 @@ def _block_count(model: nn.Module, role: str) -> int | None:
 _NORM_NAME = re.compile(r"(final_|post_|last_)?(layer_?norm|norm|ln)(_f|_post|_final)?", re.IGNORECASE)
 
 
-def _describe_tower(model: nn.Module, prefix: str, root: str, scope: str, stack: str) -> Tower:
-    blocks = tuple(f"{stack}.{name}" for name, _ in model.get_submodule(stack).named_children())
+def _root(model: nn.Module, stack: str) -> str:
+    """The outermost module around the blocks that takes ids by name; wrappers of people's own may hide them."""
+    paths = list(_upwards(stack.rpartition(".")[0], ""))
+    for path in reversed(paths):
+        if {"input_ids", "inputs_embeds"} & set(inspect.signature(model.get_submodule(path).forward).parameters):
+            return path
+    return ""
+
+
+def _blocks(model: nn.Module, stack: str) -> tuple[str, ...]:
+    return tuple(f"{stack}.{name}" for name, _ in model.get_submodule(stack).named_children())
+
+
+def _describe_tower(model: nn.Module, tower: Tower, scope: str, stack: str) -> Tower:
+    """The tower with its final norm, where one is found between the stack and its scope."""
     owner = stack.rpartition(".")[0]
     for path in _upwards(owner, scope):
         for name, child in model.get_submodule(path).named_children():
             if _NORM_NAME.fullmatch(name) and not list(child.children()):
-                return Tower(prefix, root, blocks, _join(path, name), path == owner)
-    return Tower(prefix, root, blocks)
+                return replace(tower, final_norm=_join(path, name), norm_in_stack=path == owner)
+    return tower
 
 
 def _upwards(path: str, top: str) -> Iterator[str]:
@@ -206,100 +204,12 @@ def _tower_places(model: nn.Module, tower: Tower) -> dict[str, Place]:
     for index, path in enumerate(tower.blocks):
         places[f"layer_{index}"] = Place(path)
         parts[f"layer_{index}.resid_pre"] = Place(path, "input")
-        for name, place in _block_places(model.get_submodule(path), path).items():
+        for name, place in block_places(model.get_submodule(path), path).items():
             parts[f"layer_{index}.{name}"] = place
-    places |= dict(sorted(parts.items(), key=lambda item: _PART_ORDER.index(item[0].partition(".")[2])))
+    places |= dict(sorted(parts.items(), key=lambda item: PART_NAMES.index(item[0].partition(".")[2])))
     if tower.final_norm is not None:
         places["final_norm"] = Place(tower.final_norm)
     return {
         tower.prefix + name: Place(place.module, place.side, place.item, tower.prefix, place.axes)
         for name, place in places.items()
     }
-
-
-_PART_ORDER = ["resid_pre", "attn_out", "mlp_out", "mlp_act", "attn_probs", "router_logits"]
-_ATTENTION_NAME = re.compile(r"(self_?)?(attn|attention)", re.IGNORECASE)
-_MLP_NAME = re.compile(r"mlp|ffn?|moe|feed_?forward|dense(gated)?reludense|block_sparse_moe", re.IGNORECASE)
-_ROUTER_NAME = re.compile(r"gate|router")
-
-
-def _block_places(block: nn.Module, path: str) -> dict[str, Place]:
-    """The sites within one block, for as far as its structure tells them apart."""
-    return {**_attention_places(block, path), **_mlp_places(block, path)}
-
-
-def _attention_places(block: nn.Module, path: str) -> dict[str, Place]:
-    name = _only_child(block, _ATTENTION_NAME)
-    if name is None:
-        return {}
-    attention = block.get_submodule(name)
-    here = f"{path}.{name}"
-    if _has(attention, "self") and _has(attention, "output.dense"):
-        # The module adds the residual and norms by itself; what attention writes is what its projection gives.
-        return {
-            "attn_out": Place(f"{here}.output.dense"),
-            "attn_probs": Place(f"{here}.self", item=-1, axes="pattern"),
-        }
-    return {"attn_out": Place(here), "attn_probs": Place(here, item=-1, axes="pattern")}
-
-
-def _mlp_places(block: nn.Module, path: str) -> dict[str, Place]:
-    name = _only_child(block, _MLP_NAME)
-    if name is None:
-        # Without a module of its own the MLP is two projections in the block; the second one writes.
-        for projection in ("fc2", "output.dense"):
-            if _has(block, projection):
-                here = f"{path}.{projection}"
-                return {"mlp_out": Place(here), "mlp_act": Place(here, "input")}
-        return {}
-    here, mlp = f"{path}.{name}", block.get_submodule(name)
-    places = {"mlp_out": Place(here)}
-    if _has(mlp, "experts"):
-        routers = [child for child, _ in mlp.named_children() if _ROUTER_NAME.fullmatch(child)]
-        if len(routers) == 1:
-            places["router_logits"] = Place(f"{here}.{routers[0]}")
-    elif down := _down_projection(mlp):
-        places["mlp_act"] = Place(f"{here}.{down}", "input")
-    return places
-
-
-def _down_projection(mlp: nn.Module) -> str | None:
-    """The projection back to the residual stream: `w2` in the w1-w2-w3 convention, else the last one."""
-    projections = [name for name, child in mlp.named_children() if _is_projection(child)]
-    if len(projections) < 2:
-        return None
-    return "w2" if {"w1", "w2", "w3"} <= set(projections) else projections[-1]
-
-
-def _is_projection(module: nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
-    return isinstance(module, nn.Linear) or (getattr(weight, "ndim", 0) == 2 and not isinstance(module, nn.Embedding))
-
-
-def _only_child(block: nn.Module, role: re.Pattern[str]) -> str | None:
-    """The one child in a role, directly in the block or in a list of sub-blocks; None if none or several."""
-    for names in (_children(block), _grandchildren(block)):
-        found = [name for name in names if role.fullmatch(name.rpartition(".")[2])]
-        if found:
-            return found[0] if len(found) == 1 else None
-    return None
-
-
-def _children(block: nn.Module) -> list[str]:
-    return [name for name, _ in block.named_children()]
-
-
-def _grandchildren(block: nn.Module) -> Iterable[str]:
-    """Children of the items of a block's lists, as in `layer.0.SelfAttention`."""
-    for name, child in block.named_children():
-        if isinstance(child, nn.ModuleList):
-            for index, item in child.named_children():
-                yield from (f"{name}.{index}.{part}" for part in _children(item))
-
-
-def _has(module: nn.Module, path: str) -> bool:
-    try:
-        module.get_submodule(path)
-    except AttributeError:
-        return False
-    return True

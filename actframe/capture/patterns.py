@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import torch
@@ -38,7 +39,8 @@ class PatternBuffer:
         rows = tensor.detach().transpose(1, 2).flatten(0, 1)
         if columns is not None:
             rows = rows[columns.to(rows.device)]
-        kept = torch.empty(rows.shape, dtype=rows.dtype).copy_(rows)
+        with torch.inference_mode(False):
+            kept = torch.empty(rows.shape, dtype=rows.dtype).copy_(rows)
         self._pieces.append(_Piece(kept, first_cell, call.start + call.width))
 
     def take(self, cells: list[int], slots: list[bool], length: int) -> Tensor:
@@ -46,18 +48,17 @@ class PatternBuffer:
 
         Columns of padding are dropped; keys that a position did not see are zero.
         """
-        heads = self._pieces[0].rows.shape[1]
-        pattern = self._pieces[0].rows.new_zeros((heads, len(cells), length))
+        pattern = self._pieces[0].rows.new_zeros((self._pieces[0].rows.shape[1], len(cells), length))
+        tokens = [slot for slot, is_real in enumerate(slots) if is_real][:length]
+        token_slots = torch.tensor(tokens, dtype=torch.long)
         for piece in self._pieces:
-            keys = piece.rows.shape[-1]
+            begin = bisect_left(cells, piece.first_cell)
+            end = bisect_left(cells, piece.first_cell + len(piece.rows))
+            if begin == end:
+                continue
             # A sliding window keeps the last slots; a static cache has room for slots to come.
-            first = max(0, piece.slots - keys)
-            seen = [slot for slot in range(first, min(piece.slots, len(slots))) if slots[slot]]
-            before = sum(slots[:first])
-            seen = seen[: max(0, length - before)]
-            source = torch.tensor(seen, dtype=torch.long) - first
-            for index, cell in enumerate(cells):
-                offset = cell - piece.first_cell
-                if 0 <= offset < len(piece.rows):
-                    pattern[:, index, before : before + len(seen)] = piece.rows[offset][:, source]
+            first = max(0, piece.slots - piece.rows.shape[-1])
+            old, new = bisect_left(tokens, first), bisect_left(tokens, piece.slots)
+            rows = piece.rows[[cell - piece.first_cell for cell in cells[begin:end]]]
+            pattern[:, begin:end, old:new] = rows[:, :, token_slots[old:new] - first].transpose(0, 1)
         return pattern

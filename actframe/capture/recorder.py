@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib import metadata
@@ -13,20 +13,19 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from actframe.capture.base import CaptureStrategy
-from actframe.capture.generation import Finished
-from actframe.capture.layout import ModelLayout, Place, find_layout
+from actframe.capture.attached import Attached
+from actframe.capture.available import find_strategy, layout_of, selected_places
+from actframe.capture.layout import ModelLayout, Tower
+from actframe.capture.rows import known_ids
 from actframe.capture.selection import Selection, Sites
-from actframe.capture.sequence import known_ids
-from actframe.capture.session import Session
-from actframe.capture.sites import INPUT, MODULE
+from actframe.capture.session import RecordedSequence, Session
 from actframe.capture.watch import watch
 from actframe.errors import CaptureError
 from actframe.records.record import ActivationRecord
 from actframe.registry import registry
 from actframe.storage.files import save_activations
 
-__all__ = ["ActivationRecorder", "Sink", "available_sites"]
+__all__ = ["ActivationRecorder", "Sink"]
 
 
 class Sink(Protocol):
@@ -74,16 +73,16 @@ class ActivationRecorder:
             raise CaptureError(f"into= takes anything with append(record), not {type(into).__name__}")
         self.model = model
         self.selection = Selection.of(select)
-        self._strategy = registry().find(CaptureStrategy, strategy)()  # type: ignore[type-abstract]
-        self._layout = _layout_of(model)
-        self._sites = _selected(self.selection, model, self._layout, self._strategy)
+        self._strategy = find_strategy(strategy)
+        self._layout = layout_of(model)
+        self._sites = selected_places(self.selection, model, self._layout, self._strategy)
         self._tokenizer = tokenizer
         self._into = into
-        self._records: list[ActivationRecord] = []
+        self._records: list[tuple[tuple[int, int], ActivationRecord]] = []
+        self._entered = 0
         self._latest: list[ActivationRecord] = []
         self._session: Session | None = None
         self._stack = ExitStack()
-        self._circumstances: dict[str, Any] = {}
 
     @property
     def sites(self) -> list[str]:
@@ -92,9 +91,10 @@ class ActivationRecorder:
 
     @property
     def records(self) -> list[ActivationRecord]:
-        """One record for each sequence, oldest first, those still open as far as they have come."""
+        """One record for each sequence, in the order in which they began; those still open as far as they have come."""
         still_open = self._session.open_sequences() if self._session is not None and self._into is None else []
-        return [*self._records, *map(self._record, still_open)]
+        records = [*self._records, *((self._begun(sequence), self._record(sequence)) for sequence in still_open)]
+        return [record for _, record in sorted(records, key=lambda begun_and_record: begun_and_record[0])]
 
     @property
     def activations(self) -> dict[str, Tensor]:
@@ -118,8 +118,8 @@ class ActivationRecorder:
     def __enter__(self) -> ActivationRecorder:
         if self._session is not None:
             raise CaptureError("this recorder is recording already; use a second recorder inside its block")
-        self._circumstances = _circumstances(self.model, self._strategy.name)
-        session = Session(self._layout, self._sites, self.selection, self._deliver)
+        describe = functools.partial(_circumstances, self.model)
+        session = Session(self._layout, self._sites, self.selection, describe, self._deliver)
         with ExitStack() as stack:
             stack.enter_context(watch(self.model, session))
             _hook_begins(self.model, self._layout, session, stack)
@@ -127,6 +127,7 @@ class ActivationRecorder:
             _hook_ends(self.model, self._layout, session, stack)
             self._stack = stack.pop_all()
         self._session = session
+        self._entered += 1
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
@@ -141,48 +142,71 @@ class ActivationRecorder:
                 if error is None:
                     raise
                 error.add_note(f"actframe could not deliver the sequences recorded before: {failure}")
-        if error is None and not session.fired:
+        if error is None:
+            self._check_fired(session)
+
+    def _check_fired(self, session: Session) -> None:
+        silent = [
+            site
+            for site, place in self._sites.items()
+            if site not in session.fired and (place.tower in session.towers_run or not session.fired)
+        ]
+        if silent:
             ran = f"the model ran {session.forwards} times" if session.forwards else "the model did not run"
+            which = "these" if session.fired else "none"
             raise CaptureError(
-                f"none of the selected sites fired: {ran} inside the block. Sites: {', '.join(self._sites)}. Check "
-                "that the recorder was given the very model that runs, and that it was not compiled before"
+                f"{which} of the selected sites {'never ' if session.fired else ''}fired: {ran} inside the block. "
+                f"Sites: {', '.join(silent)}. Check that the recorder was given the very model that runs, that these "
+                "parts of it run, and that it was not compiled before"
             )
 
-    def _deliver(self, rows: list[Finished]) -> None:
+    def _begun(self, sequence: RecordedSequence) -> tuple[int, int]:
+        return self._entered, sequence.group.number
+
+    def _deliver(self, sequences: list[RecordedSequence]) -> None:
         self._latest = []
-        for row in rows:
-            record = self._record(row)
+        for sequence in sequences:
+            record = self._record(sequence)
             for _ in registry().call_each("record_captured", record=record):
                 pass
             self._latest.append(record)
-            (self._records if self._into is None else self._into).append(record)
+            if self._into is None:
+                self._records.append((self._begun(sequence), record))
+            else:
+                self._into.append(record)
 
-    def _record(self, row: Finished) -> ActivationRecord:
-        """The record of one finished sequence; its tensors are new."""
-        group, encoder = row.group, row.group.encoder
-        tensors, positions, exceptions = group.activations(row.row, row.length)
-        input_ids = row.input_ids
-        if encoder is not None:
-            # The encoder's rows come first in the model, and each serves as many rows of the decoder.
-            source = row.row * encoder.rows // group.rows
-            input_ids = known_ids(encoder.tokens[source])
-            before, own, _ = encoder.activations(source, len(encoder.tokens[source]))
-            tensors = {**before, **tensors}
-            exceptions = {**dict.fromkeys(before, own), **exceptions}
+    def _record(self, sequence: RecordedSequence) -> ActivationRecord:
+        """The record of one sequence; its tensors are nobody else's."""
+        group, encoder = sequence.group, sequence.group.encoder
+        row, input_ids = group.rows[sequence.row], sequence.input_ids
+        # Not inference tensors, even inside inference mode: people train probes on them.
+        with torch.inference_mode(False), torch.no_grad():
+            tensors, positions, exceptions = group.activations(row, sequence.length, final=sequence.final)
+            if encoder is not None:
+                # Each of the encoder's rows serves as many rows of the decoder.
+                source = encoder.rows[sequence.row * len(encoder.rows) // len(group.rows)]
+                input_ids = known_ids(source.tokens)
+                before, own, _ = encoder.activations(source, source.committed, final=False)
+                tensors = {**before, **tensors}
+                exceptions = {**dict.fromkeys(before, own), **exceptions}
         tensors = {site: tensors[site] for site in self._sites if site in tensors}
         return ActivationRecord(
             {
                 "prompt": self._decode(input_ids, keep_special=True),
-                "response": self._decode(row.output_ids, keep_special=False) if row.output_ids else None,
+                "response": self._decode(sequence.output_ids, keep_special=False) if sequence.output_ids else None,
+                "model": getattr(self.model, "name_or_path", "") or type(self.model).__name__,
+                "timestamp": datetime.now(UTC).isoformat(),
                 "input_ids": input_ids,
-                "output_ids": row.output_ids,
+                "output_ids": sequence.output_ids,
                 "positions": positions,
                 "site_positions": exceptions,
-                "prompt_length": group.prompt_lengths[row.row],
-                "batch_size": group.rows,
+                "prompt_length": group.prompt_length(row),
                 "sites": list(tensors),
-                "timestamp": datetime.now(UTC).isoformat(),
-                **self._circumstances,
+                "strategy": self._strategy.name,
+                **group.circumstances,
+                "batch_size": len(group.rows),
+                "recorded": "live",
+                **_versions(),
                 "activations": tensors,
             }
         )
@@ -193,106 +217,70 @@ class ActivationRecorder:
         return str(self._tokenizer.decode(ids, skip_special_tokens=not keep_special))
 
 
-def _circumstances(model: Any, strategy: str) -> dict[str, Any]:
-    """What every record of one block says of how it was computed."""
+def _circumstances(model: Any) -> dict[str, Any]:
+    """How a model computes at this moment: in which dtype, with which attention kernel."""
     parameter = next(model.parameters(), None)
     dtype = getattr(model, "dtype", parameter.dtype if parameter is not None else torch.get_default_dtype())
+    kernel = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    return {"dtype": str(dtype).removeprefix("torch."), "attn_implementation": kernel}
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
     return {
-        "model": getattr(model, "name_or_path", "") or type(model).__name__,
-        "strategy": strategy,
-        "dtype": str(dtype).removeprefix("torch."),
-        "attn_implementation": getattr(getattr(model, "config", None), "_attn_implementation", None),
-        "recorded": "live",
         "actframe_version": metadata.version("actframe"),
         "torch_version": str(torch.__version__),
         "transformers_version": transformers.__version__,
     }
 
 
-def available_sites(model: nn.Module, strategy: str = "hooks") -> list[str]:
-    """The sites that a strategy can take from a model, beside `module:<dotted path>`, in the model's order."""
-    taker = registry().find(CaptureStrategy, strategy)()  # type: ignore[type-abstract]
-    return list(taker.available(model, _layout_of(model)))
-
-
-def _layout_of(model: nn.Module) -> ModelLayout:
-    """What a plugin says of the model's parts, else what its structure says."""
-    for _, layout in registry().call_each("model_layout", model=model):
-        if isinstance(layout, ModelLayout):
-            return layout
-    return find_layout(model)
-
-
-def _selected(
-    selection: Selection, model: nn.Module, layout: ModelLayout, strategy: CaptureStrategy
-) -> dict[str, Place]:
-    """The place of each selected site, in the model's order."""
-    modules = _module_places(model, layout) if _names_modules(selection) else {}
-    available = set(strategy.available(model, layout))
-
-    def refusal(site: str) -> str | None:
-        if site in available or (site in modules and strategy.takes_modules):
-            return None
-        reason = strategy.refusal(site, model, layout) if site in layout.places else None
-        return reason or f"is not what strategy {strategy.name!r} can take; use strategy='hooks'"
-
-    places = {**layout.places, **modules}
-    return {site: places[site] for site in selection.resolve(list(places), refusal)}
-
-
-def _names_modules(selection: Selection) -> bool:
-    sites = selection.sites
-    named = [sites] if isinstance(sites, str) else sites if isinstance(sites, Sequence) else []
-    return any(isinstance(site, str) and site.startswith(MODULE) for site in named)
-
-
-def _module_places(model: nn.Module, layout: ModelLayout) -> dict[str, Place]:
-    """Every module's output and input as a site, each in the tower that the module belongs to."""
-    main = layout.towers[-1].prefix if layout.towers else ""
-    places = {}
-    for path, _ in model.named_modules():
-        inside = [t.prefix for t in layout.towers if t.root and f"{path}.".startswith(f"{t.root}.")]
-        tower = inside[0] if inside else main
-        places[f"{MODULE}{path}"] = Place(path, tower=tower)
-        places[f"{MODULE}{path}{INPUT}"] = Place(path, "input", tower=tower)
-    return places
-
-
 def _hook_begins(model: nn.Module, layout: ModelLayout, session: Session, stack: ExitStack) -> None:
     """Tell the session when each tower's forward begins, with the arguments that it gets."""
-    for prefix, root in _roots(layout):
-        module = model.get_submodule(root)
-        hook = _begin_hook(prefix, session)
+    for tower in _towers(layout):
+        module = model.get_submodule(tower.root)
+        hook = Attached(module, functools.partial(session.begin, tower.prefix))
         stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
 
 def _hook_ends(model: nn.Module, layout: ModelLayout, session: Session, stack: ExitStack) -> None:
-    """Tell the session when each tower's forward is over, after the strategy has seen its output.
-
-    The main tower's lasts as long as the whole model's: the head comes after it.
-    """
-    for prefix, root in _roots(layout):
-        module = model if prefix == session.main else model.get_submodule(root)
-        hook = _end_hook(prefix, session)
-        stack.callback(module.register_forward_hook(hook, always_call=True).remove)
-
-
-def _roots(layout: ModelLayout) -> list[tuple[str, str]]:
-    return [(tower.prefix, tower.root) for tower in layout.towers] or [("", "")]
-
-
-def _begin_hook(tower: str, session: Session) -> Callable[..., None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        session.begin(tower, module, args, kwargs)
-
-    return hook
+    """Tell the session when each tower's forward is over, after the strategy has seen its output."""
+    for tower in _towers(layout):
+        ends = _Ends(tower, session)
+        span = model.get_submodule(tower.span)
+        if tower.span != tower.root:
+            # A decoder that is called by itself, without the model around it, ends with its own forward.
+            root = model.get_submodule(tower.root)
+            stack.callback(span.register_forward_pre_hook(Attached(span, ends.enter_span)).remove)
+            stack.callback(root.register_forward_hook(Attached(root, ends.leave_root)).remove)
+        stack.callback(span.register_forward_hook(Attached(span, ends.leave_span)).remove)
+        stack.callback(span.register_forward_hook(Attached(span, ends.clean_up), always_call=True).remove)
 
 
-def _end_hook(tower: str, session: Session) -> Callable[..., None]:
-    def hook(module: nn.Module, args: Any, output: Any) -> None:
-        session.end(tower, output)
+class _Ends:
+    """Where the forward of one tower ends: with its span, or with its root where that runs alone."""
 
-    return hook
+    def __init__(self, tower: Tower, session: Session) -> None:
+        self._prefix = tower.prefix
+        self._session = session
+        self._in_span = False
+
+    def enter_span(self, module: nn.Module, args: Any) -> None:
+        self._in_span = True
+
+    def leave_root(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not self._in_span:
+            self._session.end(self._prefix, output)
+
+    def leave_span(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._session.end(self._prefix, output)
+
+    def clean_up(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._in_span = False
+        self._session.abort(self._prefix)
+
+
+def _towers(layout: ModelLayout) -> tuple[Tower, ...]:
+    return layout.towers or (Tower("", ()),)
 
 
 def _shared_sites(records: list[ActivationRecord]) -> list[str]:

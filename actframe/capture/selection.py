@@ -180,7 +180,7 @@ class SiteBuffer:
     def begin(self, rows: Tensor, sizes: list[int]) -> None:
         """Copy the rows `(sum of sizes, ...)` of the first call, from any device; `sizes` says whose they are."""
         for piece in torch.split(rows, sizes):
-            self._add(torch.empty(piece.shape, dtype=piece.dtype).copy_(piece))
+            self._add(_new(piece.shape, piece.dtype).copy_(piece))
             self.length += len(piece)
         self._owned = len(self._segments)
 
@@ -188,6 +188,8 @@ class SiteBuffer:
         """Copy more rows `(n, ...)`; their trailing shape and dtype must stay the same."""
         self._check(rows)
         taken, count = 0, rows.shape[0]
+        if not self._segments:
+            self._add(self._allocate(rows, count))
         while taken < count:
             room = len(self._segments[-1]) - (self.length - self._starts[-1]) if self._segments else 0
             if not room or len(self._segments) == self._owned:
@@ -198,15 +200,20 @@ class SiteBuffer:
             taken += room
             self.length += room
 
-    def take(self, cells: list[int]) -> Tensor:
-        """The rows that came as number `cells`, ascending; memory that nothing else writes to."""
+    def take(self, cells: list[int], *, final: bool = False) -> Tensor:
+        """A tensor of the rows that came as number `cells`, ascending, in memory that nobody else has.
+
+        Args:
+            cells: numbers of rows, from 0.
+            final: whether these rows are asked for once only, so that whole tensors may be handed out uncopied.
+        """
         pieces, first = [], 0
         while first < len(cells):
             number = bisect_right(self._starts, cells[first]) - 1
             start, segment = self._starts[number], self._segments[number]
             stop = bisect_left(cells, start + len(segment), first)
             inside = [cell - start for cell in cells[first:stop]]
-            whole = number < self._owned and len(inside) == len(segment)
+            whole = final and number < self._owned and len(inside) == len(segment)
             pieces.append(segment if whole else _rows(segment, inside))
             first = stop
         if not pieces:
@@ -227,7 +234,7 @@ class SiteBuffer:
         spare, self._spare = self._spare, None
         if spare is not None and spare.shape[1:] == rows.shape[1:] and spare.dtype == rows.dtype:
             return spare
-        return torch.empty((count, *rows.shape[1:]), dtype=rows.dtype)
+        return _new((count, *rows.shape[1:]), rows.dtype)
 
     def _check(self, rows: Tensor) -> None:
         if self._segments:
@@ -236,6 +243,12 @@ class SiteBuffer:
                 raise ValueError(
                     f"rows of {tuple(rows.shape[1:])} {rows.dtype} after {tuple(known.shape[1:])} {known.dtype}"
                 )
+
+
+def _new(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    # Memory of inference mode could not be written outside it, nor what is handed out be used with gradients.
+    with torch.inference_mode(False):
+        return torch.empty(shape, dtype=dtype)
 
 
 def _rows(segment: Tensor, cells: list[int]) -> Tensor:

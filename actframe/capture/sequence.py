@@ -13,17 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from actframe.capture.calls import Call
+from actframe.capture.calls import Call, cache_address
 from actframe.capture.layout import Place
 from actframe.capture.patterns import PatternBuffer
+from actframe.capture.rows import NOT_KEPT, Row
 from actframe.capture.selection import Selection, SiteBuffer
 from actframe.errors import CaptureError
 
-__all__ = ["UNKNOWN", "SequenceGroup", "known_ids"]
-
-NOT_KEPT = -1
-UNKNOWN = -1
-"""Stands for the id of a token that was given as an embedding."""
+__all__ = ["SequenceGroup"]
 
 
 class SequenceGroup:
@@ -32,46 +29,36 @@ class SequenceGroup:
     Every kept column of every call gets the next number in the group, its cell; the buffers hold cell n as row n.
 
     Attributes:
-        tokens: by row, the id of each position.
-        prompt_lengths: by row, how many positions are prompt.
+        number: groups count in the order in which they began.
+        rows: one for each sequence.
+        prompt_width: how many slots of the cache are prompt, padding included.
         encoder: the group of the encoder's rows that this decoder group attends to, or None.
+        delivered: whether these sequences were delivered as they are now.
+        circumstances: how the model computed when the group began.
     """
 
-    def __init__(self, selection: Selection, buffers: dict[str, SiteBuffer]) -> None:
-        self.tokens: list[list[int]] = []
-        self.prompt_lengths: list[int] = []
+    def __init__(
+        self, number: int, selection: Selection, buffers: dict[str, SiteBuffer], circumstances: dict[str, Any]
+    ) -> None:
+        self.number = number
+        self.circumstances = circumstances
+        self.rows: list[Row] = []
+        self.prompt_width = 0
         self.encoder: SequenceGroup | None = None
+        self.delivered = False
         self._selection = selection
-        self._slots: list[list[bool]] = []
-        self._cells: list[list[int]] = []
         self._count = 0
         self._columns: Tensor | None = None
-        self._kept = 0
         self._sizes: list[int] = []
         self._cache: Any = None
+        self._address: int | None = None
         self._buffers = buffers
         self._used: dict[str, SiteBuffer] = {}
         self._partial: dict[str, dict[int, int]] = {}
         self._patterns: dict[str, PatternBuffer] = {}
 
-    @property
-    def rows(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def slots(self) -> list[list[bool]]:
-        """By row, for each slot of the cache, whether it holds a token."""
-        return self._slots
-
-    def sites(self) -> set[str]:
-        """The sites that have been taken."""
-        return self._used.keys() | self._patterns.keys()
-
-    def remember_cache(self, cache: Any) -> None:
-        """Know the group again by the cache that its next call will pass."""
-        self._cache = weakref.ref(cache) if cache is not None else None
-
     def owns(self, cache: Any) -> bool:
+        """Whether this is the cache that the group's last call filled."""
         return cache is not None and self._cache is not None and self._cache() is cache
 
     def is_over(self) -> bool:
@@ -80,84 +67,57 @@ class SequenceGroup:
 
     def recomputes(self, call: Call) -> bool:
         """Whether a call without a cache computes these very sequences again from the start, and goes on."""
-        if self._cache is not None or call.ids is None or call.rows != self.rows:
+        if self._cache is not None or call.ids is None or call.rows != len(self.rows):
             return False
-        for row, (tokens, ids) in enumerate(zip(self.tokens, call.ids, strict=True)):
-            given = [token for token, real in zip(ids, call.is_real(row), strict=True) if real]
-            if len(given) < len(tokens) or given[: len(tokens)] != tokens:
+        for number, (row, ids) in enumerate(zip(self.rows, call.ids, strict=True)):
+            real = call.real[number] if call.real is not None else None
+            given = ids if real is None else [token for token, is_real in zip(ids, real, strict=True) if is_real]
+            if given[: len(row.tokens)] != row.tokens:
                 return False
         return True
 
-    def extend(self, call: Call, prompt_lengths: list[int] | None) -> None:
+    def extend(self, call: Call, prompt_width: int | None) -> None:
         """Take in what a call computes, before its tensors come.
 
         Args:
             call: one that starts these sequences, continues their cache, or recomputes them.
-            prompt_lengths: by row, where `generate` tells; else the first call is the prompt.
+            prompt_width: how many slots are prompt, where `generate` tells; else the first call is the prompt.
+
+        Raises:
+            CaptureError: the call does not fit what is known of its cache.
         """
-        if not self.tokens:
-            self.tokens = [[] for _ in range(call.rows)]
-            self._slots = [[] for _ in range(call.rows)]
-            self._cells = [[] for _ in range(call.rows)]
-        if call.rows != self.rows:
-            raise CaptureError(
-                f"a forward pass of {call.rows} rows continues a KV cache that was filled with {self.rows}; rows that "
-                "are dropped or repeated in mid-sequence cannot be told apart. Record them with a cache of their own"
-            )
-        if call.start > len(self._slots[0]):
-            raise CaptureError(
-                f"this KV cache holds {call.start} positions, of which only {len(self._slots[0])} were recorded; "
-                "begin the recording before the first of them is computed"
-            )
-        fresh = [self._advance(row, call) for row in range(call.rows)]
-        if prompt_lengths is not None:
-            self.prompt_lengths = prompt_lengths
-        elif not self.prompt_lengths:
-            self.prompt_lengths = [len(tokens) for tokens in self.tokens]
-        if 0 in self.prompt_lengths:
-            raise CaptureError(
-                f"row {self.prompt_lengths.index(0)} of the batch holds nothing but padding; leave empty prompts out"
-            )
+        if not self.rows:
+            self.rows = [Row() for _ in range(call.rows)]
+            self.prompt_width = call.width
+        filled = len(self.rows[0].slots)
+        self._check_cache(call, filled)
+        if prompt_width is not None:
+            self.prompt_width = prompt_width
+        elif call.start < filled and self._cache is not None:
+            self.prompt_width = min(self.prompt_width, call.start)
+        self.delivered = False
+        recomputed = self._cache is None
+        fresh = [row.advance(call, number, recomputed) for number, row in enumerate(self.rows)]
+        self._check_prompts(call, prompt_width)
         self._plan(call, fresh)
 
-    def _advance(self, row: int, call: Call) -> tuple[int, list[int]]:
-        """Bring one row's slots and tokens up to date; its first new position, and the columns of the new ones."""
-        slots, tokens, cells = self._slots[row], self.tokens[row], self._cells[row]
-        known = sum(slots[: call.start])
-        if self._cache is not None:
-            del tokens[known:], cells[known:]
-        del slots[call.start :]
-        if call.real is None:
-            slots.extend([True] * call.width)
-            columns = list(range(call.width))
-        else:
-            slots.extend(call.real[row])
-            columns = [column for column, real in enumerate(call.real[row]) if real]
-        first = len(tokens)
-        columns = columns[first - known :]
-        tokens.extend([UNKNOWN] * len(columns) if call.ids is None else [call.ids[row][column] for column in columns])
-        return first, columns
+    def commit(self, cache: Any) -> None:
+        """The call that `extend` took in last has returned, and this cache will continue it."""
+        for row in self.rows:
+            row.committed = len(row.tokens)
+        try:
+            self._cache = weakref.ref(cache) if cache is not None else None
+        except TypeError:  # a tuple of a model's own; a call that passes it is refused
+            self._cache = None
+        self._address = cache_address(cache)
 
-    def _plan(self, call: Call, fresh: list[tuple[int, list[int]]]) -> None:
-        """Number the columns that are kept, in the order in which the buffers will receive them."""
-        kept: list[int] = []
-        sizes: list[int] = []
-        for row, (first, columns) in enumerate(fresh):
-            cells = [NOT_KEPT] * len(columns)
-            may_keep = self._selection.may_keep(first, first + len(columns), self.prompt_lengths[row])
-            for position in may_keep:
-                cells[position - first] = self._count + len(kept)
-                kept.append(row * call.width + columns[position - first])
-            self._cells[row].extend(cells)
-            sizes.append(len(kept) - sum(sizes))
-        self._sizes = sizes
-        self._count += len(kept)
-        self._kept = len(kept)
-        self._columns = torch.tensor(kept, dtype=torch.long) if len(kept) < call.rows * call.width else None
+    def prompt_length(self, row: Row) -> int:
+        """How many positions of a row are prompt."""
+        return row.real_before(self.prompt_width)
 
     def take(self, site: str, place: Place, tensor: Tensor, call: Call) -> None:
         """Keep what is selected of one tensor of the call that `extend` took in last."""
-        first_cell = self._count - self._kept
+        first_cell = self._count - sum(self._sizes)
         if place.axes == "pattern":
             self._patterns.setdefault(site, PatternBuffer()).append(tensor, self._columns, first_cell, call)
             return
@@ -177,41 +137,38 @@ class SequenceGroup:
         except ValueError as error:
             raise CaptureError(f"{site} changed its shape or dtype in mid-sequence: {error}") from None
 
-    def _take_partly(self, site: str, buffer: SiteBuffer, flat: Tensor, offset: int, call: Call) -> Tensor:
-        """Keep those of the kept columns that a site has: logits may be computed for the last columns only."""
-        cells = self._partial.setdefault(site, {cell: cell for cell in range(buffer.length)})
-        columns = range(call.rows * call.width) if self._columns is None else self._columns.tolist()
-        chosen: list[int] = []
-        for number, column in enumerate(columns):
-            row, place = divmod(column, call.width)
-            if place >= offset:
-                cells[self._count - self._kept + number] = buffer.length + len(chosen)
-                chosen.append(row * (call.width - offset) + place - offset)
-        return flat[torch.tensor(chosen, dtype=torch.long, device=flat.device)]
-
-    def activations(self, row: int, length: int) -> tuple[dict[str, Tensor], list[int], dict[str, list[int]]]:
+    def activations(
+        self, row: Row, length: int, *, final: bool
+    ) -> tuple[dict[str, Tensor], list[int], dict[str, list[int]]]:
         """The selected activations of one row, cut at `length` positions.
+
+        Args:
+            row: one of `rows`.
+            length: how many positions the sequence has.
+            final: whether nobody asks again, so that memory may be handed out instead of copied.
 
         Returns:
             Site -> tensor; the selected positions; and, for sites that have fewer of them, theirs.
         """
-        positions = self._selection.choose(length, self.prompt_lengths[row])
-        row_cells = self._cells[row]
-        cells = [row_cells[position] for position in positions]
+        positions = self._selection.choose(length, self.prompt_length(row))
+        cells = [row.cells[position] for position in positions]
+        if NOT_KEPT in cells:
+            lost = positions[cells.index(NOT_KEPT)]
+            raise CaptureError(f"position {lost} was not kept, because the cache was cropped to it afterwards")
         tensors: dict[str, Tensor] = {}
         exceptions: dict[str, list[int]] = {}
-        for site, buffer in self._used.items():
+        for site, buffer in list(self._used.items()):
             partial = self._partial.get(site)
             if partial is None:
-                rows = buffer.take(cells)
+                rows = buffer.take(cells, final=final)
             else:
-                present = [position for position in positions if row_cells[position] in partial]
-                rows = buffer.take([partial[row_cells[position]] for position in present])
+                present = [position for position in positions if row.cells[position] in partial]
+                rows = buffer.take([partial[row.cells[position]] for position in present], final=final)
                 if present != positions:
                     exceptions[site] = present
             tensors[site] = self._selection.finish(rows, site)
-        for site, pattern in self._patterns.items():
-            tensors[site] = self._selection.finish(pattern.take(cells, self._slots[row], length), site, axis=1)
+        for site, pattern in list(self._patterns.items()):
+            tensors[site] = self._selection.finish(pattern.take(cells, row.slots, length), site, axis=1)
         return tensors, positions, exceptions
 
     def release(self) -> dict[str, SiteBuffer]:
@@ -222,10 +179,56 @@ class SequenceGroup:
         self._used, self._patterns = {}, {}
         return buffers
 
+    def _check_cache(self, call: Call, filled: int) -> None:
+        if call.rows != len(self.rows):
+            raise CaptureError(
+                f"a forward pass of {call.rows} rows continues a KV cache that was filled with {len(self.rows)}; rows "
+                "dropped or repeated in mid-sequence cannot be told apart. Record them with a cache of their own"
+            )
+        if call.start > filled:
+            raise CaptureError(
+                f"this KV cache holds {call.start} positions, of which only {filled} were recorded; "
+                "begin the recording before the first of them is computed"
+            )
+        if call.start and call.start == filled and self._address not in (None, cache_address(call.cache)):
+            raise CaptureError(
+                "the rows of this KV cache were reordered, selected or repeated since its last forward pass, so they "
+                "cannot be told apart; hand-written beam search is not recorded"
+            )
 
-def known_ids(tokens: list[int]) -> list[int]:
-    """The tokens whose ids were seen."""
-    return [token for token in tokens if token != UNKNOWN]
+    def _check_prompts(self, call: Call, prompt_width: int | None) -> None:
+        # A chunk of a padded prompt may be all padding; a whole prompt may not.
+        whole = call.cache is None if prompt_width is None else len(self.rows[0].slots) >= prompt_width
+        empty = [number for number, row in enumerate(self.rows) if not row.tokens]
+        if whole and empty:
+            raise CaptureError(f"row {empty[0]} of the batch holds nothing but padding; leave empty prompts out")
+
+    def _plan(self, call: Call, fresh: list[tuple[int, list[int]]]) -> None:
+        """Number the columns that are kept, in the order in which the buffers will receive them."""
+        kept: list[int] = []
+        self._sizes = []
+        for number, (row, (first, columns)) in enumerate(zip(self.rows, fresh, strict=True)):
+            cells = [NOT_KEPT] * len(columns)
+            before = len(kept)
+            for position in self._selection.may_keep(first, first + len(columns), self.prompt_length(row)):
+                cells[position - first] = self._count + len(kept)
+                kept.append(number * call.width + columns[position - first])
+            row.cells.extend(cells)
+            self._sizes.append(len(kept) - before)
+        self._count += len(kept)
+        self._columns = torch.tensor(kept, dtype=torch.long) if len(kept) < call.rows * call.width else None
+
+    def _take_partly(self, site: str, buffer: SiteBuffer, flat: Tensor, offset: int, call: Call) -> Tensor:
+        """Keep those of the kept columns that a site has: logits may be computed for the last columns only."""
+        cells = self._partial.setdefault(site, {cell: cell for cell in range(buffer.length)})
+        columns = range(call.rows * call.width) if self._columns is None else self._columns.tolist()
+        chosen: list[int] = []
+        for cell, column in enumerate(columns, start=self._count - sum(self._sizes)):
+            number, place = divmod(column, call.width)
+            if place >= offset:
+                cells[cell] = buffer.length + len(chosen)
+                chosen.append(number * (call.width - offset) + place - offset)
+        return flat[torch.tensor(chosen, dtype=torch.long, device=flat.device)]
 
 
 def flatten(site: str, tensor: Tensor, call: Call) -> tuple[Tensor, int]:
@@ -237,13 +240,15 @@ def flatten(site: str, tensor: Tensor, call: Call) -> tuple[Tensor, int]:
     tensor = tensor.detach()
     shape = tuple(tensor.shape)
     cells = call.rows * call.width
-    if shape[:2] == (call.rows, call.width) and len(shape) > 2:
-        return tensor.reshape(cells, *shape[2:]), 0
-    if len(shape) == 2 and shape[0] == cells:
-        return tensor, 0
-    if len(shape) > 2 and shape[0] == call.rows and shape[1] < call.width and site.endswith("logits"):
-        return tensor.reshape(call.rows * shape[1], *shape[2:]), call.width - shape[1]
+    by_index = site.endswith("logits") and call.logits_by_index
+    if not by_index:
+        if shape[:2] == (call.rows, call.width) and len(shape) > 2:
+            return tensor.reshape(cells, *shape[2:]), 0
+        if len(shape) == 2 and shape[0] == cells:
+            return tensor, 0
+        if len(shape) > 2 and shape[0] == call.rows and shape[1] < call.width and site.endswith("logits"):
+            return tensor.reshape(call.rows * shape[1], *shape[2:]), call.width - shape[1]
     raise CaptureError(
         f"{site} has shape {shape} in a forward pass of {call.rows} rows and {call.width} columns; only tensors "
-        "(batch, pos, ...) can be told apart by position"
+        "(batch, pos, ...) can be told apart by position" + (", not logits that an index chose" if by_index else "")
     )

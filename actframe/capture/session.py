@@ -4,21 +4,45 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from actframe.capture.calls import Call, read_call
-from actframe.capture.generation import Finished, Generation
+from actframe.capture.encodings import Encodings
+from actframe.capture.generation import Generation
 from actframe.capture.layout import ModelLayout, Place
+from actframe.capture.rows import Row, known_ids
 from actframe.capture.selection import Selection, SiteBuffer
-from actframe.capture.sequence import SequenceGroup, known_ids
+from actframe.capture.sequence import SequenceGroup
 from actframe.capture.sites import MODULE
 from actframe.errors import CaptureError
 
-__all__ = ["Session"]
+__all__ = ["RecordedSequence", "Session"]
 
-Deliver = Callable[[list[Finished]], None]
+
+@dataclass(frozen=True)
+class RecordedSequence:
+    """One sequence, as far as it has come, and the row that computed it.
+
+    Attributes:
+        group, row: where its activations are.
+        input_ids, output_ids: the tokens of the prompt and of the response, unpadded.
+        length: how many positions have activations.
+        final: whether the group's memory may be handed out, because nobody asks for it again.
+    """
+
+    group: SequenceGroup
+    row: int
+    input_ids: list[int]
+    output_ids: list[int]
+    length: int
+    final: bool = False
+
+
+Deliver = Callable[[list[RecordedSequence]], None]
 
 
 class Session:
@@ -28,30 +52,41 @@ class Session:
         layout: of the model.
         places: the place of each selected site.
         selection: what is kept of each tensor.
+        describe: says how the model computes at this moment.
         deliver: takes the rows of a batch when their sequences close, in row order.
     """
 
-    def __init__(self, layout: ModelLayout, places: dict[str, Place], selection: Selection, deliver: Deliver) -> None:
+    def __init__(
+        self,
+        layout: ModelLayout,
+        places: dict[str, Place],
+        selection: Selection,
+        describe: Callable[[], dict[str, Any]],
+        deliver: Deliver,
+    ) -> None:
         prefixes = [tower.prefix for tower in layout.towers]
         self.main = prefixes[-1] if prefixes else ""
         self.fired: set[str] = set()
+        self.towers_run: set[str] = set()
         self.forwards = 0
         self._places = places
         self._required: dict[str, list[str]] = {}
         for site, place in places.items():
             if not site.startswith(MODULE):
                 self._required.setdefault(place.tower, []).append(site)
+        self._needs_encoder = any(place.tower != self.main for place in places.values())
         self._selection = selection
+        self._describe = describe
         self._deliver = deliver
         self._groups: list[SequenceGroup] = []
-        self._encoder: SequenceGroup | None = None
-        self._attended = False
+        self._encodings = Encodings()
         self._open: dict[str, tuple[Call, SequenceGroup]] = {}
         self._thread: int | None = None
         self._generation: Generation | None = None
-        self._spare: list[dict[str, SiteBuffer]] = []
+        self._begun = 0
+        self._spare: dict[str, SiteBuffer] = {}
 
-    # A forward pass of one tower: begin, emit for each site, end.
+    # A forward pass of one tower: begin, emit for each site, end or abort.
 
     def begin(self, tower: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A tower's forward is about to run with these arguments."""
@@ -62,6 +97,7 @@ class Session:
             )
         self._thread = threading.get_ident()
         self.forwards += 1
+        self.towers_run.add(tower)
         call = read_call(module, args, kwargs)
         group = self._group_of(call, tower)
         self._open[tower] = (call, group)
@@ -73,7 +109,7 @@ class Session:
         place = self._places[site]
         current = self._open.get(place.tower)
         if current is None:
-            self._emit_outside(site, place)
+            _check_outside(site)
             return
         call, group = current
         if not call.width:
@@ -89,90 +125,116 @@ class Session:
         group.take(site, place, tensor, call)
 
     def end(self, tower: str, output: Any) -> None:
-        """A tower's forward has returned; None where it raised, and then its sequences are given up."""
-        current = self._open.pop(tower, None)
+        """A tower's forward has returned."""
+        current = self._open.get(tower)
         if current is None:
             return
         call, group = current
-        if output is None:
-            self._drop(group)
-            return
         missing = [site for site in self._required.get(tower, ()) if not call.fired[site]]
-        if missing and self.fired:
-            self._drop(group)
+        if missing:
             raise CaptureError(
                 f"{', '.join(missing)} did not run in a forward pass that should have run it; a record with holes is "
                 "refused. Leave it out of the selection, or switch the skipping of layers off"
             )
-        group.remember_cache(call.cache if call.cache is not None else _cache_of(output))
+        del self._open[tower]
+        group.commit(call.cache if call.cache is not None else _cache_of(output))
+        if tower != self.main:
+            self._encodings.add(group, output)
 
-    def _emit_outside(self, site: str, place: Place) -> None:
-        # People apply the head or a norm by hand, as a logit lens does; a block that runs by itself is a mistake.
-        if "layer_" in site.partition(":")[0] or site.endswith("embeddings"):
-            raise CaptureError(
-                f"{site} ran outside a forward pass of the recorded model; call the model itself, not a part of it, "
-                "or give the part to the recorder"
-            )
+    def abort(self, tower: str) -> None:
+        """A tower's forward is over; if it has not ended, it raised, and its sequences are given up."""
+        if tower in self._open:
+            _, group = self._open.pop(tower)
+            self._drop(group)
 
     # Sequences: a call starts some, continues their cache, or recomputes them.
 
     def _group_of(self, call: Call, tower: str) -> SequenceGroup:
+        self._close_what_is_over(call)
         if tower != self.main:
-            self._close_encoder()
-            self._encoder = self._new_group()
-            return self._encoder
+            return self._new_group()
         for group in self._groups:
             if call.start and group.owns(call.cache):
                 return group
         if call.start:
             raise CaptureError(
-                f"a forward pass continues a KV cache of {call.start} positions that this recorder did not see being "
-                "filled; begin the recording before the prompt is computed, or pass no past_key_values"
+                f"a forward pass continues a KV cache of {call.start} positions, of which this recorder has no record: "
+                "it was filled before the recording began, copied, or its sequences were given up. "
+                "Begin the recording before the prompt is computed, or pass no past_key_values"
             )
         if self._generation is not None:
             for group in self._generation.groups:
                 if group.recomputes(call):
                     return group
-        self._close_finished(call)
         group = self._new_group()
+        group.encoder = self._encodings.attended_by(call.encoder_states)
+        if group.encoder is None and self._needs_encoder and call.encoder_states is not None:
+            raise CaptureError(
+                "the decoder attends to encoder states that were computed outside this recording, so the selected "
+                "sites of the encoder are missing; let the encoder run inside the block, or select decoder.* sites"
+            )
         self._groups.append(group)
-        if self._generation is not None:
-            self._generation.groups.append(group)
         return group
 
     def _new_group(self) -> SequenceGroup:
-        return SequenceGroup(self._selection, self._spare.pop() if self._spare else {})
+        self._begun += 1
+        spare, self._spare = self._spare, {}
+        return SequenceGroup(self._begun, self._selection, spare, self._describe())
 
     def _extend(self, call: Call, group: SequenceGroup, tower: str) -> None:
+        prompt_width = None
         if self._generation is not None and tower == self.main:
             if group not in self._generation.groups:
                 self._generation.groups.append(group)
-            group.extend(call, self._generation.prompt_lengths(call))
-        else:
-            group.extend(call, None)
-        encoder = self._encoder
-        if tower == self.main and group.encoder is None and encoder is not None and group.rows % encoder.rows == 0:
-            group.encoder = encoder
-            self._attended = True
+            prompt_width = self._generation.prompt_width
+        group.extend(call, prompt_width)
 
     # Closing: what can no longer grow is delivered.
 
     def start_generation(self, generation: Generation) -> None:
+        """`generate` is about to run.
+
+        Raises:
+            CaptureError: it is running in another thread.
+        """
         self._generation = generation
 
-    def in_generation(self) -> bool:
+    def generates(self) -> bool:
+        """Whether `generate` is running, in this thread.
+
+        Raises:
+            CaptureError: it is running in another thread.
+        """
+        if self._generation is not None and self._generation.thread != threading.get_ident():
+            raise CaptureError(
+                "another thread is generating with this model inside one recording, and their sequences cannot be "
+                "told apart; generate from one thread at a time"
+            )
         return self._generation is not None
 
     def finish_generation(self, result: Any) -> None:
         """`generate` has returned: deliver the rows of its answer, and forget what else ran meanwhile."""
         assert self._generation is not None
         generation, self._generation = self._generation, None
+        self._encodings.let_go()
+        kept: SequenceGroup | None = None
         try:
-            finished = generation.finish(result)
-            self._deliver(finished)
+            group, answers = generation.finish(result)
+            # A cache that somebody still holds may be continued, as in a conversation of several turns.
+            kept = None if group.is_over() else group
+            group.delivered = True
+            self._deliver(
+                [
+                    RecordedSequence(
+                        group, number, answer.input_ids, answer.output_ids, answer.length, final=kept is None
+                    )
+                    for number, answer in enumerate(answers)
+                ]
+            )
         finally:
-            for group in generation.groups:
-                self._drop(group)
+            for other in generation.groups:
+                if other is not kept:
+                    self._drop(other)
 
     def abandon_generation(self) -> None:
         """`generate` raised: its sequences are given up."""
@@ -180,58 +242,72 @@ class Session:
             generation, self._generation = self._generation, None
             for group in generation.groups:
                 self._drop(group)
-            self._encoder = None
+            self._encodings = Encodings()
         self._open.clear()
 
     def close(self) -> None:
         """The block has ended: deliver every sequence that is still open."""
-        for group in list(self._groups):
-            self._close(group)
-        self._close_encoder()
+        self._open.clear()
+        while self._groups:
+            self._close(self._groups[0])
+        self._close_encoders(all_of_them=True)
 
-    def latest(self) -> list[Finished]:
+    def latest(self) -> list[RecordedSequence]:
         """The sequences that grew last and are still open, as far as they have come."""
-        return _as_they_are(self._groups[-1]) if self._groups and self._groups[-1].rows else []
+        return _as_they_are(self._groups[-1]) if self._groups and not self._groups[-1].delivered else []
 
-    def open_sequences(self) -> list[Finished]:
+    def open_sequences(self) -> list[RecordedSequence]:
         """Every sequence that is still open, as far as it has come."""
-        return [row for group in self._groups for row in _as_they_are(group)]
+        return [row for group in self._groups if not group.delivered for row in _as_they_are(group)]
 
-    def _close_finished(self, call: Call) -> None:
-        """Deliver the sequences that no call can continue, now that a new one begins."""
+    def _close_what_is_over(self, call: Call) -> None:
+        """Deliver the sequences that no call can continue, now that another one begins."""
+        within = self._generation.groups if self._generation is not None else []
         for group in list(self._groups):
-            within = self._generation is not None and group in self._generation.groups
-            if not within and (group.is_over() or group.owns(call.cache)):
+            if group not in within and (group.is_over() or (not call.start and group.owns(call.cache))):
                 self._close(group)
+        self._close_encoders()
+
+    def _close_encoders(self, *, all_of_them: bool = False) -> None:
+        """Deliver the rows of encoders by themselves where no decoder attended to them."""
+        for group in self._encodings.take_unattended(all_of_them=all_of_them):
+            self._deliver(_as_they_are(group))
 
     def _close(self, group: SequenceGroup) -> None:
+        # Taken off first: whoever gets the records may run the model again.
+        self._groups.remove(group)
         try:
-            if group.rows:
-                self._deliver(_as_they_are(group))
+            if not group.delivered:
+                self._deliver(_as_they_are(group, final=True))
         finally:
             self._drop(group)
-
-    def _close_encoder(self) -> None:
-        """Deliver an encoder's rows by themselves where no decoder attended to them."""
-        encoder, attended = self._encoder, self._attended
-        self._encoder, self._attended = None, False
-        if encoder is not None and encoder.rows and not attended:
-            self._deliver(_as_they_are(encoder))
 
     def _drop(self, group: SequenceGroup) -> None:
         if group in self._groups:
             self._groups.remove(group)
-        if group is self._encoder:
-            self._encoder = None
-        self._spare = [*self._spare[-1:], group.release()]
+        self._spare = group.release()
 
 
-def _as_they_are(group: SequenceGroup) -> list[Finished]:
+def _check_outside(site: str) -> None:
+    """A site fired outside a forward pass of the model."""
+    # People apply the head or a norm by hand, as a logit lens does; a block that runs by itself is a mistake, unless
+    # the backward pass runs it again, which is what gradient checkpointing does.
+    is_block = "layer_" in site.partition(":")[0] or site.endswith("embeddings")
+    if is_block and torch._C._current_graph_task_id() == -1:
+        raise CaptureError(
+            f"{site} ran outside a forward pass of the recorded model; call the model itself, not a part of it, "
+            "or give the part to the recorder"
+        )
+
+
+def _as_they_are(group: SequenceGroup, *, final: bool = False) -> list[RecordedSequence]:
     """The rows of a group that nobody cut: a bare forward pass, or a loop that calls the model by hand."""
-    return [
-        Finished(group, row, known_ids(tokens[:length]), known_ids(tokens[length:]), len(tokens))
-        for row, (tokens, length) in enumerate(zip(group.tokens, group.prompt_lengths, strict=True))
-    ]
+    return [_whole(group, number, row, final=final) for number, row in enumerate(group.rows) if row.committed]
+
+
+def _whole(group: SequenceGroup, number: int, row: Row, *, final: bool) -> RecordedSequence:
+    tokens, prompt = row.tokens[: row.committed], group.prompt_length(row)
+    return RecordedSequence(group, number, known_ids(tokens[:prompt]), known_ids(tokens[prompt:]), len(tokens), final)
 
 
 def _cache_of(output: Any) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 from torch import nn
@@ -27,6 +29,7 @@ class _Watched:
     def __init__(self) -> None:
         self.thread = threading.get_ident()
         self.sessions: list[Session] = []
+        self.before: Any = None
 
 
 @contextmanager
@@ -46,7 +49,8 @@ def watch(model: nn.Module, session: Session) -> Iterator[None]:
         watched.thread = threading.get_ident()
         watched.sessions.append(session)
         if len(watched.sessions) == 1 and hasattr(model, "generate"):
-            _wrap(model, watched)
+            watched.before = vars(model).get("generate")
+            vars(model)["generate"] = _Generate(model, watched)
     try:
         yield
     finally:
@@ -55,19 +59,26 @@ def watch(model: nn.Module, session: Session) -> Iterator[None]:
             if not watched.sessions:
                 _watched.pop(model, None)
                 vars(model).pop("generate", None)
+                if watched.before is not None:
+                    vars(model)["generate"] = watched.before
 
 
-def _wrap(model: nn.Module, watched: _Watched) -> None:
-    original: Any = model.generate
+class _Generate:
+    """Stands for `model.generate` while it is watched; in a copy of the model, for the copy's own."""
 
-    @functools.wraps(original)
-    def generate(*args: Any, **kwargs: Any) -> Any:
+    def __init__(self, model: Any, watched: _Watched) -> None:
+        self._model = model
+        self._watched = watched
+        self._original: Callable[..., Any] = model.generate
+        functools.update_wrapper(self, self._original)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # A model that drafts for itself calls generate within generate; that is part of the one answer.
-        sessions = [session for session in watched.sessions if not session.in_generation()]
+        sessions = [session for session in self._watched.sessions if not session.generates()]
         try:
             for session in sessions:
-                session.start_generation(Generation(model, original, args, kwargs))
-            result = original(*args, **kwargs)
+                session.start_generation(Generation(self._model, self._original, args, kwargs))
+            result = self._original(*args, **kwargs)
             for session in sessions:
                 session.finish_generation(result)
         except BaseException:
@@ -76,4 +87,11 @@ def _wrap(model: nn.Module, watched: _Watched) -> None:
             raise
         return result
 
-    vars(model)["generate"] = generate
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = memo.get(id(self._model))
+        if copied is None or self._watched.before is not None:
+            return copy.deepcopy(self._original, memo)
+        return MethodType(type(self._model).generate, copied)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self._model, "generate")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from actframe.capture.sites import summarise
 from actframe.cli import tables
 from actframe.cli.console import announce, one_line, print_json, stdout
 from actframe.cli.options import AsJson
@@ -26,18 +27,22 @@ def sites(
 ) -> None:
     """List the sites that can be captured from a model, with their shapes."""
     announce(f"loading {model}")
-    from actframe.capture.recorder import available_sites
+    from actframe.capture.available import available_sites, refused_sites
     from actframe.runs.models import load_model
 
     loaded = load_model(model)
     shapes = _probe(loaded.model, available_sites(loaded.model, strategy), strategy)
+    refused = refused_sites(loaded.model, strategy)
     if as_json:
-        print_json({"model": loaded.name, "strategy": strategy, "sites": shapes})
+        print_json({"model": loaded.name, "strategy": strategy, "sites": shapes, "refused": refused})
         return
     rows = [(each["site"], f"({', '.join(map(str, each['shape']))})", each["dtype"], None) for each in shapes]
     caption = "Any other module: 'module:<dotted path>', or 'module:<dotted path>@input' for what enters it."
     title = f"{len(rows)} sites of {one_line(loaded.name)}, strategy '{strategy}'"
-    stdout().print(tables.sites_table(title, rows, caption if strategy == "hooks" else None))
+    console = stdout()
+    console.print(tables.sites_table(title, rows, caption if strategy == "hooks" else None))
+    for reason, names in _by_reason(refused).items():
+        console.print(Text(f"Not as it is loaded: {summarise(names)}: {reason}"))
 
 
 def plugins(as_json: AsJson = False) -> None:
@@ -63,6 +68,13 @@ def plugins(as_json: AsJson = False) -> None:
             origin = f"{plugin.distribution} {plugin.version}"
             errors.add_row(Text(plugin.name), Text(origin), Text(_error(plugin), style="red"))
         console.print(errors)
+
+
+def _by_reason(refused: dict[str, str]) -> dict[str, list[str]]:
+    reasons: dict[str, list[str]] = {}
+    for site, reason in refused.items():
+        reasons.setdefault(reason, []).append(site)
+    return reasons
 
 
 def _describe(plugin: Plugin) -> dict[str, Any]:

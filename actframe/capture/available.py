@@ -1,0 +1,80 @@
+"""Which sites a model gives to a strategy, and where each of them is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from actframe.capture.base import CaptureStrategy
+from actframe.capture.layout import ModelLayout, Place, find_layout
+from actframe.capture.selection import Selection
+from actframe.capture.sites import INPUT, MODULE
+from actframe.registry import registry
+
+__all__ = ["available_sites", "find_strategy", "layout_of", "refused_sites", "selected_places"]
+
+
+def find_strategy(name: str) -> CaptureStrategy:
+    """The capture strategy of that name.
+
+    Raises:
+        UnknownNameError: there is none; the message lists those there are.
+    """
+    return registry().find(CaptureStrategy, name)()  # type: ignore[type-abstract]
+
+
+def available_sites(model: nn.Module, strategy: str = "hooks") -> list[str]:
+    """The sites that a strategy can take from a model, beside `module:<dotted path>`, in the model's order."""
+    return list(find_strategy(strategy).available(model, layout_of(model)))
+
+
+def refused_sites(model: nn.Module, strategy: str = "hooks") -> dict[str, str]:
+    """The sites that a model has and a strategy cannot take from it as it is loaded, each with the reason."""
+    taker, layout = find_strategy(strategy), layout_of(model)
+    available = set(taker.available(model, layout))
+    refused = {site: taker.refusal(site, model, layout) for site in layout.places if site not in available}
+    return {site: reason or f"is not what strategy {strategy!r} can take" for site, reason in refused.items()}
+
+
+def layout_of(model: nn.Module) -> ModelLayout:
+    """What a plugin says of the model's parts, else what its structure says."""
+    for _, layout in registry().call_each("model_layout", model=model):
+        if isinstance(layout, ModelLayout):
+            return layout
+    return find_layout(model)
+
+
+def selected_places(
+    selection: Selection, model: nn.Module, layout: ModelLayout, strategy: CaptureStrategy
+) -> dict[str, Place]:
+    """The place of each selected site, in the model's order."""
+    modules = _module_places(model, layout) if _names_modules(selection) else {}
+    available = set(strategy.available(model, layout))
+
+    def refusal(site: str) -> str | None:
+        if site in available or (site in modules and strategy.takes_modules):
+            return None
+        reason = strategy.refusal(site, model, layout) if site in layout.places else None
+        return reason or f"is not what strategy {strategy.name!r} can take; use strategy='hooks'"
+
+    places = {**layout.places, **modules}
+    return {site: places[site] for site in selection.resolve(list(places), refusal)}
+
+
+def _names_modules(selection: Selection) -> bool:
+    sites = selection.sites
+    named = [sites] if isinstance(sites, str) else sites if isinstance(sites, Sequence) else []
+    return any(isinstance(site, str) and site.startswith(MODULE) for site in named)
+
+
+def _module_places(model: nn.Module, layout: ModelLayout) -> dict[str, Place]:
+    """Every module's output and input as a site, each in the tower that the module belongs to."""
+    main = layout.towers[-1].prefix if layout.towers else ""
+    places = {}
+    for path, _ in model.named_modules():
+        inside = [t.prefix for t in layout.towers if t.root and f"{path}.".startswith(f"{t.root}.")]
+        tower = inside[0] if inside else main
+        places[f"{MODULE}{path}"] = Place(path, tower=tower)
+        places[f"{MODULE}{path}{INPUT}"] = Place(path, "input", tower=tower)
+    return places
