@@ -18,7 +18,8 @@ from actframe.runs.smollm2 import smollm2_folder
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCED = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"^(?: {4})?(actframe .*)$", re.MULTILINE)
+CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INDENTED = re.compile(r"^ {4}(actframe .*)$", re.MULTILINE)
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
@@ -36,7 +37,8 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("page", with_page_names(p for p in PAGES if p.name in ("README.md", "quickstart.md")))
 def test_the_commands_of_a_page_run(page, tmp_path):
-    commands = COMMAND.findall(page.read_text())
+    text = page.read_text()
+    commands = [*INDENTED.findall(text), *"".join(CONSOLE.findall(text)).splitlines()]
     assert commands
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for command in commands:
