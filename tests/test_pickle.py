@@ -447,6 +447,10 @@ BOMBS = {
     "a memo of 2**32": (b"\x80\x04Nr\xff\xff\xff\xff0}.", None),
     "lists within lists": (b"\x80\x04}" + text("x") + b"]" * 100_000 + b"a" * 99_999 + b"s.", "more than 64 deep"),
     "tuples within tuples": (b"\x80\x04}" + text("x") + b")" + b"\x85" * 100_000 + b"s.", "more than 64 deep"),
+    "keys of one hash": (
+        b"\x80\x04}(" + b"".join(number(index * (2**61 - 1)) + b"N" for index in range(1, 50_000)) + b"u.",
+        "neither strings nor small integers",
+    ),
     "a list within itself": (b"\x80\x04}" + text("x") + b"]\x94h\x00as.", "more than 64 deep"),
     "text encoded a thousand times": (
         b"\x80\x02" + b"X" + struct.pack("<I", 10**5) + b"x" * 10**5 + b"q\x00" + b"X\x06\0\0\0latin1q\x01"
@@ -528,8 +532,8 @@ def test_steps_suffice_for_the_ids_of_a_million_tokens(path):
         (b"\x80\x04h\x00.", "refers to value 0, which it has not stored"),
         (b"\x80\x04e.", "a mark that is not there"),
         (b"\x80\x04((e.", "adds to a list that is not there"),
-        (b"\x80\x04}N)s.", "neither strings nor integers"),
-        (b"\x80\x04}(Nu.", "neither strings nor integers"),
+        (b"\x80\x04}N)s.", "neither strings nor small integers"),
+        (b"\x80\x04}(Nu.", "neither strings nor small integers"),
         (b"\x80\x04\x8c\x02\xff\xff.", "text that is not UTF-8"),
         (b"\x80\x04c" + b"x" * 5000, "a line without an end"),
         (b"\x80\x04N", "cut short"),

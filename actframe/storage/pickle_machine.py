@@ -58,6 +58,11 @@ class Budget:
             raise UnsafeFileError(f"its pickle takes more than {self.limit} steps to read")
 
 
+def _is_key(value: Any) -> bool:
+    # Large integers can be chosen to have one hash, which makes a dictionary of them take time without end.
+    return type(value) is str or (type(value) is int and abs(value) < 1 << 31)
+
+
 _U1, _U2, _U4, _U8 = (struct.Struct(layout) for layout in ("<B", "<H", "<I", "<Q"))
 _I4 = struct.Struct("<i")
 _F8 = struct.Struct(">d")
@@ -179,8 +184,8 @@ class PickleMachine:
 
     def _set_items(self, values: list[Any]) -> None:
         target = self._top(dict)
-        if len(values) % 2 or not all(type(key) in {str, int} for key in values[::2]):
-            raise FormatError("its pickle has a dictionary with keys that are neither strings nor integers")
+        if len(values) % 2 or not all(map(_is_key, values[::2])):
+            raise FormatError("its pickle has a dictionary with keys that are neither strings nor small integers")
         target.update(zip(values[::2], values[1::2], strict=True))
 
     def _set_item(self) -> None:
