@@ -58,11 +58,6 @@ class Budget:
             raise UnsafeFileError(f"its pickle takes more than {self.limit} steps to read")
 
 
-def _is_key(value: Any) -> bool:
-    # Large integers can be chosen to have one hash, which makes a dictionary of them take time without end.
-    return type(value) is str or (type(value) is int and abs(value) < 1 << 31)
-
-
 _U1, _U2, _U4, _U8 = (struct.Struct(layout) for layout in ("<B", "<H", "<I", "<Q"))
 _I4 = struct.Struct("<i")
 _F8 = struct.Struct(">d")
@@ -246,6 +241,11 @@ class PickleMachine:
         size = self._number(_U8)
         if size > len(self.data) - self.position:
             raise FormatError(f"its pickle declares a frame of {size} bytes, and fewer follow: cut short")
+
+
+def _is_key(value: Any) -> bool:
+    # Large integers can be chosen to have one hash, which makes a dictionary of them take time without end.
+    return type(value) is str or (type(value) is int and abs(value) < 1 << 31)
 
 
 _BY_SIGN: dict[str, Callable[[PickleMachine], object]] = {
