@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import struct
 import subprocess
 
 import pytest
@@ -20,7 +19,6 @@ from actframe.storage.zstd_ import ZstdBackend
 from actframe.testing.storage import DTYPES, StorageBackendTests, assert_same, assert_survives, random_tensor
 
 SPLIT = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
-FOOTER = struct.Struct("<IBI")
 
 
 class TestZstdBackend(StorageBackendTests):
