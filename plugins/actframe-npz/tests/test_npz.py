@@ -171,6 +171,15 @@ def test_entries_that_share_their_bytes_are_refused(path):
         read(path)
 
 
+def test_a_directory_that_leads_out_of_the_file_is_refused(path):
+    NpzBackend().write(path, Bundle({"layer_0": torch.ones(3)}))
+    content = bytearray(path.read_bytes())
+    content[-6:-2] = (len(content) + 1000).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(FormatError, match="damaged"):
+        read(path)
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_a_name_twice_is_refused(path):
     with zipfile.ZipFile(path, "w") as archive:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import zipfile
@@ -105,6 +106,11 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
         raise
     except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, RuntimeError, KeyError) as error:
         raise FormatError(f"it is not an .npz file, damaged, or cut short: {error}") from error
+    except OSError as error:
+        # Where a damaged zip leads to before the file's beginning.
+        if error.errno != errno.EINVAL:
+            raise
+        raise FormatError("it is damaged: its directory leads out of the file") from error
 
 
 def _entries(archive: zipfile.ZipFile, file_bytes: int) -> dict[str, zipfile.ZipInfo]:
