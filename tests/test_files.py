@@ -7,6 +7,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -438,6 +439,28 @@ def test_an_interrupt_leaves_the_old_file_and_no_other(tmp_path, third_party, mo
         write_bundle(Bundle({}), path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path, record):
+    path = tmp_path / "record.safetensors"
+    save_activations(record, path)
+    script = f"""
+import os, signal
+from actframe.records.bundle import Bundle
+from actframe.storage import files
+from actframe.storage.safetensors_ import SafetensorsBackend
+
+def write(self, temporary, bundle):
+    temporary.write_bytes(b"half of a file")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+SafetensorsBackend.write = write
+files.write_bundle(Bundle({{}}), {str(path)!r})
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert load_activations(path)["prompt"] == record.prompt
+    assert len(leftovers(tmp_path)) == 1
 
 
 @pytest.fixture
