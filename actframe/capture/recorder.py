@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from actframe.capture.attached import Attached
 from actframe.capture.available import find_strategy, layout_of, selected_places
+from actframe.capture.batches import Batch, RecordedSequence
 from actframe.capture.layout import ModelLayout, Tower
 from actframe.capture.rows import known_ids
 from actframe.capture.selection import Selection, Sites
-from actframe.capture.session import RecordedSequence, Session
+from actframe.capture.sequence import RowActivations, SequenceGroup
+from actframe.capture.session import Session
 from actframe.capture.watch import watch
 from actframe.errors import CaptureError
 from actframe.records.record import ActivationRecord
@@ -92,15 +94,15 @@ class ActivationRecorder:
     @property
     def records(self) -> list[ActivationRecord]:
         """One record for each sequence, in the order in which they began; those still open as far as they have come."""
-        still_open = self._session.open_sequences() if self._session is not None and self._into is None else []
-        records = [*self._records, *((self._begun(sequence), self._record(sequence)) for sequence in still_open)]
+        still_open = self._session.open_batches() if self._session is not None and self._into is None else []
+        records = [*self._records, *((self._begun(batch), each) for batch in still_open for each in self._make(batch))]
         return [record for _, record in sorted(records, key=lambda begun_and_record: begun_and_record[0])]
 
     @property
     def activations(self) -> dict[str, Tensor]:
         """The latest sequences: site -> `(batch, pos, d_model)`, rows shorter than the longest padded with zeros."""
-        growing = self._session.latest() if self._session is not None else []
-        latest = [self._record(row) for row in growing] or self._latest
+        growing = self._session.open_batches() if self._session is not None else []
+        latest = self._make(growing[-1]) if growing and growing[-1].sequences else self._latest
         return {site: _stack([record.activations[site] for record in latest]) for site in _shared_sites(latest)}
 
     def save(self, path: str | Path) -> Path:
@@ -160,36 +162,46 @@ class ActivationRecorder:
                 "parts of it run, and that it was not compiled before"
             )
 
-    def _begun(self, sequence: RecordedSequence) -> tuple[int, int]:
-        return self._entered, sequence.group.number
+    def _begun(self, batch: Batch) -> tuple[int, int]:
+        return self._entered, batch.group.number
 
-    def _deliver(self, sequences: list[RecordedSequence]) -> None:
-        self._latest = []
-        for sequence in sequences:
-            record = self._record(sequence)
+    def _deliver(self, batch: Batch) -> None:
+        self._latest = self._make(batch)
+        for record in self._latest:
             for _ in registry().call_each("record_captured", record=record):
                 pass
-            self._latest.append(record)
             if self._into is None:
-                self._records.append((self._begun(sequence), record))
+                self._records.append((self._begun(batch), record))
             else:
                 self._into.append(record)
 
-    def _record(self, sequence: RecordedSequence) -> ActivationRecord:
-        """The record of one sequence; its tensors are nobody else's."""
-        group, encoder = sequence.group, sequence.group.encoder
-        row, input_ids = group.rows[sequence.row], sequence.input_ids
+    def _make(self, batch: Batch) -> list[ActivationRecord]:
+        """The records of a batch; their tensors are nobody else's."""
+        lengths = {sequence.row: sequence.length for sequence in batch.sequences}
         # Not inference tensors, even inside inference mode: people train probes on them.
         with torch.inference_mode(False), torch.no_grad():
-            tensors, positions, exceptions = group.activations(row, sequence.length, final=sequence.final)
-            if encoder is not None:
-                # Each of the encoder's rows serves as many rows of the decoder.
-                source = encoder.rows[sequence.row * len(encoder.rows) // len(group.rows)]
-                input_ids = known_ids(source.tokens)
-                before, own, _ = encoder.activations(source, source.committed, final=False)
-                tensors = {**before, **tensors}
-                exceptions = {**dict.fromkeys(before, own), **exceptions}
-        tensors = {site: tensors[site] for site in self._sites if site in tensors}
+            activations = batch.group.activations(lengths, final=batch.final)
+            encodings = self._encodings(batch)
+        made = zip(batch.sequences, activations, encodings, strict=True)
+        return [self._record(batch.group, sequence, own, encoding) for sequence, own, encoding in made]
+
+    def _encodings(self, batch: Batch) -> list[RowActivations | None]:
+        """What each sequence attends to, where the model has an encoder; each of its rows serves as many sequences."""
+        encoder, rows = batch.group.encoder, len(batch.group.rows)
+        if encoder is None:
+            return [None] * len(batch.sequences)
+        sources = [sequence.row * len(encoder.rows) // rows for sequence in batch.sequences]
+        return [encoder.activations({row: encoder.rows[row].committed}, final=False)[0] for row in sources]
+
+    def _record(
+        self, group: SequenceGroup, sequence: RecordedSequence, own: RowActivations, encoding: RowActivations | None
+    ) -> ActivationRecord:
+        found, exceptions, input_ids = own.tensors, own.site_positions, sequence.input_ids
+        if encoding is not None:
+            input_ids = known_ids(encoding.row.tokens)
+            found = {**encoding.tensors, **found}
+            exceptions = {**dict.fromkeys(encoding.tensors, encoding.positions), **exceptions}
+        tensors = {site: found[site] for site in self._sites if site in found}
         return ActivationRecord(
             {
                 "prompt": self._decode(input_ids, keep_special=True),
@@ -198,9 +210,9 @@ class ActivationRecorder:
                 "timestamp": datetime.now(UTC).isoformat(),
                 "input_ids": input_ids,
                 "output_ids": sequence.output_ids,
-                "positions": positions,
+                "positions": own.positions,
                 "site_positions": exceptions,
-                "prompt_length": group.prompt_length(row),
+                "prompt_length": group.prompt_length(own.row),
                 "sites": list(tensors),
                 "strategy": self._strategy.name,
                 **group.circumstances,

@@ -164,38 +164,29 @@ class Selection:
 class SiteBuffer:
     """The kept rows of one site for a group of sequences that grow.
 
-    The first call brings most of what a sequence will hold, so each of its rows gets a tensor of its own, which is
-    handed out as it is where nothing was added. Later calls append to segments, each as long as all before it
-    together, so that growing moves nothing. Memory that was written before is several times faster to write again,
-    so `clear` keeps a segment for the sequences that come next.
+    Rows lie in segments. The first is as long as what the first call brought; each later one is as long as all
+    before it together, so that growing moves nothing. While the model runs it is one allocation for each site: many
+    small ones would lie between the model's own, and cost it more than the copy does.
     """
 
     def __init__(self) -> None:
         self._segments: list[Tensor] = []
         self._starts: list[int] = []
-        self._owned = 0
         self._spare: Tensor | None = None
         self.length = 0
 
-    def begin(self, rows: Tensor, sizes: list[int]) -> None:
-        """Copy the rows `(sum of sizes, ...)` of the first call, from any device; `sizes` says whose they are."""
-        for piece in torch.split(rows, sizes):
-            self._add(_new(piece.shape, piece.dtype).copy_(piece))
-            self.length += len(piece)
-        self._owned = len(self._segments)
-
     def append(self, rows: Tensor) -> None:
-        """Copy more rows `(n, ...)`; their trailing shape and dtype must stay the same."""
+        """Copy rows `(n, ...)` from any device; their trailing shape and dtype must stay the same."""
         self._check(rows)
         taken, count = 0, rows.shape[0]
         if not self._segments:
-            self._add(self._allocate(rows, count))
+            self._add(_new(rows.shape, rows.dtype))
         while taken < count:
-            room = len(self._segments[-1]) - (self.length - self._starts[-1]) if self._segments else 0
-            if not room or len(self._segments) == self._owned:
+            offset = self.length - self._starts[-1]
+            room = min(len(self._segments[-1]) - offset, count - taken)
+            if not room:
                 self._add(self._allocate(rows, max(count - taken, self.length)))
                 continue
-            offset, room = self.length - self._starts[-1], min(room, count - taken)
             self._segments[-1][offset : offset + room].copy_(rows[taken : taken + room])
             taken += room
             self.length += room
@@ -205,7 +196,7 @@ class SiteBuffer:
 
         Args:
             cells: numbers of rows, from 0.
-            final: whether these rows are asked for once only, so that whole tensors may be handed out uncopied.
+            final: whether these rows are asked for once only, so that a whole segment may be handed out uncopied.
         """
         pieces, first = [], 0
         while first < len(cells):
@@ -213,7 +204,7 @@ class SiteBuffer:
             start, segment = self._starts[number], self._segments[number]
             stop = bisect_left(cells, start + len(segment), first)
             inside = [cell - start for cell in cells[first:stop]]
-            whole = final and number < self._owned and len(inside) == len(segment)
+            whole = final and number == 0 and len(inside) == len(segment)
             pieces.append(segment if whole else _rows(segment, inside))
             first = stop
         if not pieces:
@@ -221,10 +212,10 @@ class SiteBuffer:
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def clear(self) -> None:
-        """Forget the rows; keep the memory of one segment that was not handed out."""
-        self._spare = max((self._spare, *self._segments[self._owned :]), key=lambda s: 0 if s is None else len(s))
+        """Forget the rows; keep the memory of the longest segment that may not have been handed out."""
+        self._spare = max((self._spare, *self._segments[1:]), key=lambda s: 0 if s is None else len(s))
         self._segments, self._starts = [], []
-        self._owned = self.length = 0
+        self.length = 0
 
     def _add(self, segment: Tensor) -> None:
         self._starts.append(self.length)

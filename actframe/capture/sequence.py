@@ -8,6 +8,7 @@ never taken from the order of calls, and what the cache forgets (rejected drafts
 from __future__ import annotations
 
 import weakref
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,7 +21,26 @@ from actframe.capture.rows import NOT_KEPT, Row
 from actframe.capture.selection import Selection, SiteBuffer
 from actframe.errors import CaptureError
 
-__all__ = ["SequenceGroup"]
+__all__ = ["RowActivations", "SequenceGroup"]
+
+
+@dataclass(frozen=True)
+class RowActivations:
+    """What is kept of one row.
+
+    Attributes:
+        row: whose it is.
+        positions: the selected positions, ascending.
+        cells: where each of them is in the buffers.
+        tensors: site -> its rows at these positions.
+        site_positions: the positions of those sites that have fewer.
+    """
+
+    row: Row
+    positions: list[int]
+    cells: list[int]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    site_positions: dict[str, list[int]] = field(default_factory=dict)
 
 
 class SequenceGroup:
@@ -49,7 +69,7 @@ class SequenceGroup:
         self._selection = selection
         self._count = 0
         self._columns: Tensor | None = None
-        self._sizes: list[int] = []
+        self._kept = 0
         self._cache: Any = None
         self._address: int | None = None
         self._buffers = buffers
@@ -117,7 +137,7 @@ class SequenceGroup:
 
     def take(self, site: str, place: Place, tensor: Tensor, call: Call) -> None:
         """Keep what is selected of one tensor of the call that `extend` took in last."""
-        first_cell = self._count - sum(self._sizes)
+        first_cell = self._count - self._kept
         if place.axes == "pattern":
             self._patterns.setdefault(site, PatternBuffer()).append(tensor, self._columns, first_cell, call)
             return
@@ -129,47 +149,48 @@ class SequenceGroup:
             flat = self._take_partly(site, buffer, flat, offset, call)
         elif self._columns is not None:
             flat = flat[self._columns.to(flat.device)]
-        if first_cell == 0 and not offset:
-            buffer.begin(flat, self._sizes)
-            return
         try:
             buffer.append(flat)
         except ValueError as error:
             raise CaptureError(f"{site} changed its shape or dtype in mid-sequence: {error}") from None
 
-    def activations(
-        self, row: Row, length: int, *, final: bool
-    ) -> tuple[dict[str, Tensor], list[int], dict[str, list[int]]]:
-        """The selected activations of one row, cut at `length` positions.
+    def activations(self, lengths: dict[int, int], *, final: bool) -> list[RowActivations]:
+        """The selected activations of some rows, site by site.
 
         Args:
-            row: one of `rows`.
-            length: how many positions the sequence has.
-            final: whether nobody asks again, so that memory may be handed out instead of copied.
+            lengths: row number -> how many positions its sequence has.
+            final: whether nobody asks again. Each site's memory is then given back before the next one's is taken.
 
-        Returns:
-            Site -> tensor; the selected positions; and, for sites that have fewer of them, theirs.
+        Raises:
+            CaptureError: a selected position was not kept.
         """
+        found = [self._choose(self.rows[number], length) for number, length in lengths.items()]
+        for site, buffer in list(self._used.items()):
+            partial = self._partial.get(site)
+            for each in found:
+                cells, positions = each.cells, each.positions
+                if partial is not None:
+                    present = [place for place, cell in enumerate(cells) if cell in partial]
+                    cells = [partial[cells[place]] for place in present]
+                    positions = [positions[place] for place in present]
+                each.tensors[site] = self._selection.finish(buffer.take(cells, final=final), site)
+                if positions != each.positions:
+                    each.site_positions[site] = positions
+            if final:
+                buffer.clear()
+        for site, pattern in list(self._patterns.items()):
+            for each, length in zip(found, lengths.values(), strict=True):
+                rows = pattern.take(each.cells, each.row.slots, length)
+                each.tensors[site] = self._selection.finish(rows, site, axis=1)
+        return found
+
+    def _choose(self, row: Row, length: int) -> RowActivations:
         positions = self._selection.choose(length, self.prompt_length(row))
         cells = [row.cells[position] for position in positions]
         if NOT_KEPT in cells:
             lost = positions[cells.index(NOT_KEPT)]
             raise CaptureError(f"position {lost} was not kept, because the cache was cropped to it afterwards")
-        tensors: dict[str, Tensor] = {}
-        exceptions: dict[str, list[int]] = {}
-        for site, buffer in list(self._used.items()):
-            partial = self._partial.get(site)
-            if partial is None:
-                rows = buffer.take(cells, final=final)
-            else:
-                present = [position for position in positions if row.cells[position] in partial]
-                rows = buffer.take([partial[row.cells[position]] for position in present], final=final)
-                if present != positions:
-                    exceptions[site] = present
-            tensors[site] = self._selection.finish(rows, site)
-        for site, pattern in list(self._patterns.items()):
-            tensors[site] = self._selection.finish(pattern.take(cells, row.slots, length), site, axis=1)
-        return tensors, positions, exceptions
+        return RowActivations(row, positions, cells)
 
     def release(self) -> dict[str, SiteBuffer]:
         """Empty the buffers and give them to the sequences that come next; this group holds nothing any more."""
@@ -206,15 +227,13 @@ class SequenceGroup:
     def _plan(self, call: Call, fresh: list[tuple[int, list[int]]]) -> None:
         """Number the columns that are kept, in the order in which the buffers will receive them."""
         kept: list[int] = []
-        self._sizes = []
         for number, (row, (first, columns)) in enumerate(zip(self.rows, fresh, strict=True)):
             cells = [NOT_KEPT] * len(columns)
-            before = len(kept)
             for position in self._selection.may_keep(first, first + len(columns), self.prompt_length(row)):
                 cells[position - first] = self._count + len(kept)
                 kept.append(number * call.width + columns[position - first])
             row.cells.extend(cells)
-            self._sizes.append(len(kept) - before)
+        self._kept = len(kept)
         self._count += len(kept)
         self._columns = torch.tensor(kept, dtype=torch.long) if len(kept) < call.rows * call.width else None
 
@@ -223,7 +242,7 @@ class SequenceGroup:
         cells = self._partial.setdefault(site, {cell: cell for cell in range(buffer.length)})
         columns = range(call.rows * call.width) if self._columns is None else self._columns.tolist()
         chosen: list[int] = []
-        for cell, column in enumerate(columns, start=self._count - sum(self._sizes)):
+        for cell, column in enumerate(columns, start=self._count - self._kept):
             number, place = divmod(column, call.width)
             if place >= offset:
                 cells[cell] = buffer.length + len(chosen)

@@ -4,45 +4,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from actframe.capture.batches import Batch, RecordedSequence, batch_so_far
 from actframe.capture.calls import Call, read_call
 from actframe.capture.encodings import Encodings
 from actframe.capture.generation import Generation
 from actframe.capture.layout import ModelLayout, Place
-from actframe.capture.rows import Row, known_ids
 from actframe.capture.selection import Selection, SiteBuffer
 from actframe.capture.sequence import SequenceGroup
 from actframe.capture.sites import MODULE
 from actframe.errors import CaptureError
 
-__all__ = ["RecordedSequence", "Session"]
+__all__ = ["Session"]
 
 
-@dataclass(frozen=True)
-class RecordedSequence:
-    """One sequence, as far as it has come, and the row that computed it.
-
-    Attributes:
-        group, row: where its activations are.
-        input_ids, output_ids: the tokens of the prompt and of the response, unpadded.
-        length: how many positions have activations.
-        final: whether the group's memory may be handed out, because nobody asks for it again.
-    """
-
-    group: SequenceGroup
-    row: int
-    input_ids: list[int]
-    output_ids: list[int]
-    length: int
-    final: bool = False
-
-
-Deliver = Callable[[list[RecordedSequence]], None]
+Deliver = Callable[[Batch], None]
 
 
 class Session:
@@ -223,14 +203,11 @@ class Session:
             # A cache that somebody still holds may be continued, as in a conversation of several turns.
             kept = None if group.is_over() else group
             group.delivered = True
-            self._deliver(
-                [
-                    RecordedSequence(
-                        group, number, answer.input_ids, answer.output_ids, answer.length, final=kept is None
-                    )
-                    for number, answer in enumerate(answers)
-                ]
-            )
+            sequences = [
+                RecordedSequence(number, answer.input_ids, answer.output_ids, answer.length)
+                for number, answer in enumerate(answers)
+            ]
+            self._deliver(Batch(group, sequences, final=kept is None))
         finally:
             for other in generation.groups:
                 if other is not kept:
@@ -252,13 +229,9 @@ class Session:
             self._close(self._groups[0])
         self._close_encoders(all_of_them=True)
 
-    def latest(self) -> list[RecordedSequence]:
-        """The sequences that grew last and are still open, as far as they have come."""
-        return _as_they_are(self._groups[-1]) if self._groups and not self._groups[-1].delivered else []
-
-    def open_sequences(self) -> list[RecordedSequence]:
-        """Every sequence that is still open, as far as it has come."""
-        return [row for group in self._groups if not group.delivered for row in _as_they_are(group)]
+    def open_batches(self) -> list[Batch]:
+        """The sequences that are still open, as far as they have come; what grew last comes last."""
+        return [batch_so_far(group) for group in self._groups if not group.delivered]
 
     def _close_what_is_over(self, call: Call) -> None:
         """Deliver the sequences that no call can continue, now that another one begins."""
@@ -271,14 +244,14 @@ class Session:
     def _close_encoders(self, *, all_of_them: bool = False) -> None:
         """Deliver the rows of encoders by themselves where no decoder attended to them."""
         for group in self._encodings.take_unattended(all_of_them=all_of_them):
-            self._deliver(_as_they_are(group))
+            self._deliver(batch_so_far(group))
 
     def _close(self, group: SequenceGroup) -> None:
         # Taken off first: whoever gets the records may run the model again.
         self._groups.remove(group)
         try:
             if not group.delivered:
-                self._deliver(_as_they_are(group, final=True))
+                self._deliver(batch_so_far(group, final=True))
         finally:
             self._drop(group)
 
@@ -298,16 +271,6 @@ def _check_outside(site: str) -> None:
             f"{site} ran outside a forward pass of the recorded model; call the model itself, not a part of it, "
             "or give the part to the recorder"
         )
-
-
-def _as_they_are(group: SequenceGroup, *, final: bool = False) -> list[RecordedSequence]:
-    """The rows of a group that nobody cut: a bare forward pass, or a loop that calls the model by hand."""
-    return [_whole(group, number, row, final=final) for number, row in enumerate(group.rows) if row.committed]
-
-
-def _whole(group: SequenceGroup, number: int, row: Row, *, final: bool) -> RecordedSequence:
-    tokens, prompt = row.tokens[: row.committed], group.prompt_length(row)
-    return RecordedSequence(group, number, known_ids(tokens[:prompt]), known_ids(tokens[prompt:]), len(tokens), final)
 
 
 def _cache_of(output: Any) -> Any:
