@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actframe import ActivationRecorder, Selection, SelectionError
-from actframe.capture.selection import SiteBuffer
+from actframe.capture.selection import Scratch, SiteBuffer
 from actframe.testing import tiny_model, tiny_tokenizer
 
 POSITIONS = st.one_of(
@@ -113,51 +113,60 @@ def test_sites_that_mean_nothing_are_refused(sites):
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.data())
 def test_a_buffer_gives_back_the_rows_it_was_given(sizes, data):
-    buffer = SiteBuffer()
+    scratch = Scratch()
     whole = torch.arange(1 + sum(sizes) * 3)[1:].view(-1, 3).float()
     for _ in range(3):
+        buffer = SiteBuffer(scratch)
         for chunk in whole.split(sizes):
             buffer.append(chunk)
         assert buffer.length == len(whole)
         cells = sorted(data.draw(st.sets(st.integers(0, max(0, len(whole) - 1))))) if len(whole) else []
         assert torch.equal(buffer.take(cells), whole[cells])
-        buffer.clear()
+        scratch.reset()
 
 
-def test_a_buffer_never_moves_what_it_holds_and_uses_its_memory_again():
-    buffer = SiteBuffer()
+def test_a_buffer_never_moves_what_it_holds():
+    buffer = SiteBuffer(Scratch())
     buffer.append(torch.zeros(4, 8))
+    first = buffer._segments[0].data_ptr()
     for _ in range(100):
         buffer.append(torch.ones(1, 8))
+    assert buffer._segments[0].data_ptr() == first
     assert len(buffer._segments) < 8
-    addresses = {segment.data_ptr() for segment in buffer._segments[1:]}
-    buffer.clear()
-    buffer.append(torch.full((4, 8), 7.0))
-    buffer.append(torch.ones(1, 8))
-    assert buffer._segments[1].data_ptr() in addresses
 
 
-def test_what_a_buffer_hands_out_is_never_written_again():
-    buffer = SiteBuffer()
+def test_what_a_buffer_gives_is_not_its_own_memory():
+    scratch = Scratch()
+    buffer = SiteBuffer(scratch)
     buffer.append(torch.zeros(4, 8))
     buffer.append(torch.ones(2, 8))
-    taken = [buffer.take(cells, final=True) for cells in ([0, 1, 2, 3], [2, 3, 5], [4, 5])]
+    taken = [buffer.take(cells) for cells in ([0, 1, 2, 3], [2, 3, 5], [4, 5], [1])]
     before = [tensor.clone() for tensor in taken]
-    buffer.clear()
-    buffer.append(torch.full((4, 8), 9.0))
-    buffer.append(torch.full((2, 8), 9.0))
+    scratch.reset()
+    SiteBuffer(scratch).append(torch.full((6, 8), 9.0))
     assert all(map(torch.equal, taken, before))
+    assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in taken)
 
 
-def test_only_what_is_final_is_handed_out_uncopied():
-    buffer = SiteBuffer()
-    buffer.append(torch.zeros(4, 8))
-    addresses = [buffer.take([0, 1, 2, 3], final=final).data_ptr() for final in (False, True, True)]
-    assert addresses[0] != addresses[1] == addresses[2]
+def test_scratch_memory_is_used_again_and_grows_by_whole_chunks(monkeypatch):
+    monkeypatch.setattr(Scratch, "CHUNK_BYTES", 1024)
+    scratch = Scratch()
+    shapes = [(10, 10), (3, 5), (400,), (1, 1), (0, 7), (16, 16)]
+    addresses = []
+    for _ in range(3):
+        pieces = [scratch.new(shape, torch.float32) for shape in shapes]
+        for number, piece in enumerate(pieces):
+            piece.fill_(number)
+        assert [piece.shape for piece in pieces] == [torch.Size(shape) for shape in shapes]
+        assert all((piece == number).all() for number, piece in enumerate(pieces))
+        addresses.append([piece.data_ptr() for piece in pieces if piece.numel()])
+        scratch.reset()
+    assert addresses[0] == addresses[1] == addresses[2]
+    assert all(address % 16 == 0 for address in addresses[0])
 
 
 def test_rows_that_change_their_shape_are_refused():
-    buffer = SiteBuffer()
+    buffer = SiteBuffer(Scratch())
     buffer.append(torch.zeros(4, 8))
     with pytest.raises(ValueError, match="rows of"):
         buffer.append(torch.zeros(4, 9))

@@ -33,15 +33,13 @@ class Batch:
     Attributes:
         group: where their activations are.
         sequences: in row order.
-        final: whether the group's memory may be handed out, because nobody asks for it again.
     """
 
     group: SequenceGroup
     sequences: list[RecordedSequence]
-    final: bool = False
 
 
-def batch_so_far(group: SequenceGroup, *, final: bool = False) -> Batch:
+def batch_so_far(group: SequenceGroup) -> Batch:
     """The rows of a group that nobody cut: a bare forward pass, or a loop that calls the model by hand."""
     sequences = []
     for number, row in enumerate(group.rows):
@@ -49,4 +47,4 @@ def batch_so_far(group: SequenceGroup, *, final: bool = False) -> Batch:
             tokens, prompt = row.tokens[: row.committed], group.prompt_length(row)
             ids = known_ids(tokens[:prompt]), known_ids(tokens[prompt:])
             sequences.append(RecordedSequence(number, *ids, row.committed))
-    return Batch(group, sequences, final)
+    return Batch(group, sequences)

@@ -18,7 +18,7 @@ from actframe.capture.available import find_strategy, layout_of, selected_places
 from actframe.capture.batches import Batch, RecordedSequence
 from actframe.capture.layout import ModelLayout, Tower
 from actframe.capture.rows import known_ids
-from actframe.capture.selection import Selection, Sites
+from actframe.capture.selection import Scratch, Selection, Sites
 from actframe.capture.sequence import RowActivations, SequenceGroup
 from actframe.capture.session import Session
 from actframe.capture.watch import watch
@@ -82,6 +82,7 @@ class ActivationRecorder:
         self._into = into
         self._records: list[tuple[tuple[int, int], ActivationRecord]] = []
         self._entered = 0
+        self._scratch: Scratch | None = None
         self._latest: list[ActivationRecord] = []
         self._session: Session | None = None
         self._stack = ExitStack()
@@ -121,7 +122,7 @@ class ActivationRecorder:
         if self._session is not None:
             raise CaptureError("this recorder is recording already; use a second recorder inside its block")
         describe = functools.partial(_circumstances, self.model)
-        session = Session(self._layout, self._sites, self.selection, describe, self._deliver)
+        session = Session(self._layout, self._sites, self.selection, self._scratch, describe, self._deliver)
         with ExitStack() as stack:
             stack.enter_context(watch(self.model, session))
             _hook_begins(self.model, self._layout, session, stack)
@@ -144,6 +145,7 @@ class ActivationRecorder:
                 if error is None:
                     raise
                 error.add_note(f"actframe could not deliver the sequences recorded before: {failure}")
+        self._scratch = session.take_scratch()
         if error is None:
             self._check_fired(session)
 
@@ -180,7 +182,7 @@ class ActivationRecorder:
         lengths = {sequence.row: sequence.length for sequence in batch.sequences}
         # Not inference tensors, even inside inference mode: people train probes on them.
         with torch.inference_mode(False), torch.no_grad():
-            activations = batch.group.activations(lengths, final=batch.final)
+            activations = batch.group.activations(lengths)
             encodings = self._encodings(batch)
         made = zip(batch.sequences, activations, encodings, strict=True)
         return [self._record(batch.group, sequence, own, encoding) for sequence, own, encoding in made]
@@ -191,7 +193,7 @@ class ActivationRecorder:
         if encoder is None:
             return [None] * len(batch.sequences)
         sources = [sequence.row * len(encoder.rows) // rows for sequence in batch.sequences]
-        return [encoder.activations({row: encoder.rows[row].committed}, final=False)[0] for row in sources]
+        return [encoder.activations({row: encoder.rows[row].committed})[0] for row in sources]
 
     def _record(
         self, group: SequenceGroup, sequence: RecordedSequence, own: RowActivations, encoding: RowActivations | None

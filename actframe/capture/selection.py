@@ -6,6 +6,7 @@ device, before the copy.
 
 from __future__ import annotations
 
+import math
 import warnings
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from torch import Tensor
 from actframe.capture import sites as site_names
 from actframe.errors import SelectionError, SiteError
 
-__all__ = ["Selection", "SiteBuffer", "Sites"]
+__all__ = ["Scratch", "Selection", "SiteBuffer", "Sites"]
 
 Sites = str | int | Sequence[str | int]
 Positions = Literal["all", "prompt", "response", "last_prompt", "last"] | slice | Sequence[int]
@@ -161,18 +162,58 @@ class Selection:
         }
 
 
+class Scratch:
+    """Memory for rows while their sequences grow.
+
+    It comes in pieces so large that it lies apart from the memory that the model takes and gives back at every step:
+    small pieces in between would cost the model more than the copies do. Memory that has been written once is several
+    times faster to write again, so `reset` keeps it.
+    """
+
+    CHUNK_BYTES = 64 << 20
+    _ALIGNMENT = 64
+
+    def __init__(self) -> None:
+        self._chunks: list[Tensor] = []
+        self._number = 0
+        self._offset = 0
+
+    def new(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """An uninitialised tensor that stays valid until `reset`."""
+        count = math.prod(shape) * dtype.itemsize
+        if not self._chunks or self._offset + count > len(self._chunks[self._number]):
+            self._turn_to_a_chunk_of(count)
+        piece = self._chunks[self._number][self._offset : self._offset + count]
+        self._offset += -(-count // self._ALIGNMENT) * self._ALIGNMENT
+        return piece.view(dtype).view(*shape)
+
+    def reset(self) -> None:
+        """Take back every tensor that was given out."""
+        self._number = self._offset = 0
+
+    def _turn_to_a_chunk_of(self, count: int) -> None:
+        number = self._number + 1 if self._chunks else 0
+        if number == len(self._chunks) or len(self._chunks[number]) < count:
+            # Not of inference mode, whose memory could not be written outside it.
+            with torch.inference_mode(False):
+                self._chunks.insert(number, torch.empty(max(self.CHUNK_BYTES, count), dtype=torch.uint8))
+        self._number, self._offset = number, 0
+
+
 class SiteBuffer:
     """The kept rows of one site for a group of sequences that grow.
 
     Rows lie in segments. The first is as long as what the first call brought; each later one is as long as all
-    before it together, so that growing moves nothing. While the model runs it is one allocation for each site: many
-    small ones would lie between the model's own, and cost it more than the copy does.
+    before it together, so that growing moves nothing.
+
+    Args:
+        scratch: where the segments are taken from.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, scratch: Scratch) -> None:
+        self._scratch = scratch
         self._segments: list[Tensor] = []
         self._starts: list[int] = []
-        self._spare: Tensor | None = None
         self.length = 0
 
     def append(self, rows: Tensor) -> None:
@@ -180,52 +221,33 @@ class SiteBuffer:
         self._check(rows)
         taken, count = 0, rows.shape[0]
         if not self._segments:
-            self._add(_new(rows.shape, rows.dtype))
+            self._add(rows, count)
         while taken < count:
             offset = self.length - self._starts[-1]
             room = min(len(self._segments[-1]) - offset, count - taken)
             if not room:
-                self._add(self._allocate(rows, max(count - taken, self.length)))
+                self._add(rows, max(count - taken, self.length))
                 continue
             self._segments[-1][offset : offset + room].copy_(rows[taken : taken + room])
             taken += room
             self.length += room
 
-    def take(self, cells: list[int], *, final: bool = False) -> Tensor:
-        """A tensor of the rows that came as number `cells`, ascending, in memory that nobody else has.
-
-        Args:
-            cells: numbers of rows, from 0.
-            final: whether these rows are asked for once only, so that a whole segment may be handed out uncopied.
-        """
+    def take(self, cells: list[int]) -> Tensor:
+        """A new tensor of the rows that came as number `cells`, ascending."""
         pieces, first = [], 0
         while first < len(cells):
             number = bisect_right(self._starts, cells[first]) - 1
             start, segment = self._starts[number], self._segments[number]
             stop = bisect_left(cells, start + len(segment), first)
-            inside = [cell - start for cell in cells[first:stop]]
-            whole = final and number == 0 and len(inside) == len(segment)
-            pieces.append(segment if whole else _rows(segment, inside))
+            pieces.append(_rows(segment, [cell - start for cell in cells[first:stop]]))
             first = stop
-        if not pieces:
-            return self._segments[0].new_empty((0, *self._segments[0].shape[1:]))
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        if len(pieces) == 1:
+            return pieces[0].clone()
+        return torch.cat(pieces) if pieces else self._segments[0].new_empty((0, *self._segments[0].shape[1:]))
 
-    def clear(self) -> None:
-        """Forget the rows; keep the memory of the longest segment that may not have been handed out."""
-        self._spare = max((self._spare, *self._segments[1:]), key=lambda s: 0 if s is None else len(s))
-        self._segments, self._starts = [], []
-        self.length = 0
-
-    def _add(self, segment: Tensor) -> None:
+    def _add(self, rows: Tensor, count: int) -> None:
         self._starts.append(self.length)
-        self._segments.append(segment)
-
-    def _allocate(self, rows: Tensor, count: int) -> Tensor:
-        spare, self._spare = self._spare, None
-        if spare is not None and spare.shape[1:] == rows.shape[1:] and spare.dtype == rows.dtype:
-            return spare
-        return _new((count, *rows.shape[1:]), rows.dtype)
+        self._segments.append(self._scratch.new((count, *rows.shape[1:]), rows.dtype))
 
     def _check(self, rows: Tensor) -> None:
         if self._segments:
@@ -236,17 +258,9 @@ class SiteBuffer:
                 )
 
 
-def _new(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    # Memory of inference mode could not be written outside it, nor what is handed out be used with gradients.
-    with torch.inference_mode(False):
-        return torch.empty(shape, dtype=dtype)
-
-
 def _rows(segment: Tensor, cells: list[int]) -> Tensor:
     first, last = cells[0], cells[-1]
-    if last - first + 1 == len(cells):
-        return segment[first : last + 1].clone()
-    return segment[cells]
+    return segment[first : last + 1] if last - first + 1 == len(cells) else segment[cells]
 
 
 def _takeable(sites: list[str], refusal: Callable[[str], str | None]) -> list[str]:

@@ -18,7 +18,7 @@ from actframe.capture.calls import Call, cache_address
 from actframe.capture.layout import Place
 from actframe.capture.patterns import PatternBuffer
 from actframe.capture.rows import NOT_KEPT, Row
-from actframe.capture.selection import Selection, SiteBuffer
+from actframe.capture.selection import Scratch, Selection, SiteBuffer
 from actframe.errors import CaptureError
 
 __all__ = ["RowActivations", "SequenceGroup"]
@@ -57,9 +57,7 @@ class SequenceGroup:
         circumstances: how the model computed when the group began.
     """
 
-    def __init__(
-        self, number: int, selection: Selection, buffers: dict[str, SiteBuffer], circumstances: dict[str, Any]
-    ) -> None:
+    def __init__(self, number: int, selection: Selection, scratch: Scratch, circumstances: dict[str, Any]) -> None:
         self.number = number
         self.circumstances = circumstances
         self.rows: list[Row] = []
@@ -72,7 +70,7 @@ class SequenceGroup:
         self._kept = 0
         self._cache: Any = None
         self._address: int | None = None
-        self._buffers = buffers
+        self._scratch = scratch
         self._used: dict[str, SiteBuffer] = {}
         self._partial: dict[str, dict[int, int]] = {}
         self._patterns: dict[str, PatternBuffer] = {}
@@ -144,7 +142,7 @@ class SequenceGroup:
         flat, offset = flatten(site, tensor, call)
         buffer = self._used.get(site)
         if buffer is None:
-            buffer = self._used[site] = self._buffers.setdefault(site, SiteBuffer())
+            buffer = self._used[site] = SiteBuffer(self._scratch)
         if offset or site in self._partial or buffer.length != first_cell:
             flat = self._take_partly(site, buffer, flat, offset, call)
         elif self._columns is not None:
@@ -154,12 +152,11 @@ class SequenceGroup:
         except ValueError as error:
             raise CaptureError(f"{site} changed its shape or dtype in mid-sequence: {error}") from None
 
-    def activations(self, lengths: dict[int, int], *, final: bool) -> list[RowActivations]:
-        """The selected activations of some rows, site by site.
+    def activations(self, lengths: dict[int, int]) -> list[RowActivations]:
+        """The selected activations of some rows, in new tensors.
 
         Args:
             lengths: row number -> how many positions its sequence has.
-            final: whether nobody asks again. Each site's memory is then given back before the next one's is taken.
 
         Raises:
             CaptureError: a selected position was not kept.
@@ -173,11 +170,9 @@ class SequenceGroup:
                     present = [place for place, cell in enumerate(cells) if cell in partial]
                     cells = [partial[cells[place]] for place in present]
                     positions = [positions[place] for place in present]
-                each.tensors[site] = self._selection.finish(buffer.take(cells, final=final), site)
+                each.tensors[site] = self._selection.finish(buffer.take(cells), site)
                 if positions != each.positions:
                     each.site_positions[site] = positions
-            if final:
-                buffer.clear()
         for site, pattern in list(self._patterns.items()):
             for each, length in zip(found, lengths.values(), strict=True):
                 rows = pattern.take(each.cells, each.row.slots, length)
@@ -192,13 +187,11 @@ class SequenceGroup:
             raise CaptureError(f"position {lost} was not kept, because the cache was cropped to it afterwards")
         return RowActivations(row, positions, cells)
 
-    def release(self) -> dict[str, SiteBuffer]:
-        """Empty the buffers and give them to the sequences that come next; this group holds nothing any more."""
-        buffers, self._buffers = self._buffers, {}
-        for buffer in buffers.values():
-            buffer.clear()
+    def release(self) -> Scratch:
+        """Forget everything, and give the memory to the sequences that come next."""
         self._used, self._patterns = {}, {}
-        return buffers
+        self._scratch.reset()
+        return self._scratch
 
     def _check_cache(self, call: Call, filled: int) -> None:
         if call.rows != len(self.rows):

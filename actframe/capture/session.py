@@ -14,7 +14,7 @@ from actframe.capture.calls import Call, read_call
 from actframe.capture.encodings import Encodings
 from actframe.capture.generation import Generation
 from actframe.capture.layout import ModelLayout, Place
-from actframe.capture.selection import Selection, SiteBuffer
+from actframe.capture.selection import Scratch, Selection
 from actframe.capture.sequence import SequenceGroup
 from actframe.capture.sites import MODULE
 from actframe.errors import CaptureError
@@ -32,6 +32,7 @@ class Session:
         layout: of the model.
         places: the place of each selected site.
         selection: what is kept of each tensor.
+        scratch: memory of an earlier session, or None.
         describe: says how the model computes at this moment.
         deliver: takes the rows of a batch when their sequences close, in row order.
     """
@@ -41,6 +42,7 @@ class Session:
         layout: ModelLayout,
         places: dict[str, Place],
         selection: Selection,
+        scratch: Scratch | None,
         describe: Callable[[], dict[str, Any]],
         deliver: Deliver,
     ) -> None:
@@ -64,7 +66,7 @@ class Session:
         self._thread: int | None = None
         self._generation: Generation | None = None
         self._begun = 0
-        self._spare: dict[str, SiteBuffer] = {}
+        self._spare = scratch
 
     # A forward pass of one tower: begin, emit for each site, end or abort.
 
@@ -158,7 +160,7 @@ class Session:
 
     def _new_group(self) -> SequenceGroup:
         self._begun += 1
-        spare, self._spare = self._spare, {}
+        spare, self._spare = self._spare or Scratch(), None
         return SequenceGroup(self._begun, self._selection, spare, self._describe())
 
     def _extend(self, call: Call, group: SequenceGroup, tower: str) -> None:
@@ -207,7 +209,7 @@ class Session:
                 RecordedSequence(number, answer.input_ids, answer.output_ids, answer.length)
                 for number, answer in enumerate(answers)
             ]
-            self._deliver(Batch(group, sequences, final=kept is None))
+            self._deliver(Batch(group, sequences))
         finally:
             for other in generation.groups:
                 if other is not kept:
@@ -228,6 +230,10 @@ class Session:
         while self._groups:
             self._close(self._groups[0])
         self._close_encoders(all_of_them=True)
+
+    def take_scratch(self) -> Scratch | None:
+        """The memory for a session to come; this one is closed."""
+        return self._spare
 
     def open_batches(self) -> list[Batch]:
         """The sequences that are still open, as far as they have come; what grew last comes last."""
@@ -251,7 +257,7 @@ class Session:
         self._groups.remove(group)
         try:
             if not group.delivered:
-                self._deliver(batch_so_far(group, final=True))
+                self._deliver(batch_so_far(group))
         finally:
             self._drop(group)
 
