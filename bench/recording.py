@@ -74,12 +74,11 @@ def forward_variants(model: Any, ids: torch.Tensor) -> dict[str, Variant]:
 
         return variant
 
-    used_before = ActivationRecorder(model, into=Discard())
     return {
         "plain": run(nullcontext),
         "plain again": run(nullcontext),
-        "every layer, new recorder": run(lambda: ActivationRecorder(model)),
-        "every layer, same recorder": run(lambda: used_before),
+        "every layer": run(lambda: ActivationRecorder(model)),
+        "every layer, into a sink": run(lambda: ActivationRecorder(model, into=Discard())),
         "every layer, hidden states": run(lambda: ActivationRecorder(model, strategy="output_hidden_states")),
         "one position": run(lambda: _last_prompt(model)),
         "nothing that runs": run(lambda: _Idle(model)),

@@ -165,6 +165,17 @@ def test_scratch_memory_is_used_again_and_grows_by_whole_chunks(monkeypatch):
     assert all(address % 16 == 0 for address in addresses[0])
 
 
+def test_scratch_memory_keeps_no_more_than_its_limit(monkeypatch):
+    monkeypatch.setattr(Scratch, "CHUNK_BYTES", 1024)
+    monkeypatch.setattr(Scratch, "KEPT_BYTES", 2048)
+    scratch = Scratch()
+    for _ in range(5):
+        scratch.new((1000,), torch.uint8)
+    scratch.shrink()
+    assert sum(map(len, scratch._chunks)) == 2048
+    assert scratch.new((3000,), torch.uint8).shape == (3000,)
+
+
 def test_rows_that_change_their_shape_are_refused():
     buffer = SiteBuffer(Scratch())
     buffer.append(torch.zeros(4, 8))

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 import transformers
@@ -28,6 +29,10 @@ from actframe.registry import registry
 from actframe.storage.files import save_activations
 
 __all__ = ["ActivationRecorder", "Sink"]
+
+
+_warm: WeakKeyDictionary[nn.Module, Scratch] = WeakKeyDictionary()
+"""Memory of a model's last recording, at most `Scratch.KEPT_BYTES`, for its next one."""
 
 
 class Sink(Protocol):
@@ -82,7 +87,6 @@ class ActivationRecorder:
         self._into = into
         self._records: list[tuple[tuple[int, int], ActivationRecord]] = []
         self._entered = 0
-        self._scratch: Scratch | None = None
         self._latest: list[ActivationRecord] = []
         self._session: Session | None = None
         self._stack = ExitStack()
@@ -122,7 +126,9 @@ class ActivationRecorder:
         if self._session is not None:
             raise CaptureError("this recorder is recording already; use a second recorder inside its block")
         describe = functools.partial(_circumstances, self.model)
-        session = Session(self._layout, self._sites, self.selection, self._scratch, describe, self._deliver)
+        session = Session(
+            self._layout, self._sites, self.selection, _warm.pop(self.model, None), describe, self._deliver
+        )
         with ExitStack() as stack:
             stack.enter_context(watch(self.model, session))
             _hook_begins(self.model, self._layout, session, stack)
@@ -145,7 +151,9 @@ class ActivationRecorder:
                 if error is None:
                     raise
                 error.add_note(f"actframe could not deliver the sequences recorded before: {failure}")
-        self._scratch = session.take_scratch()
+        if (scratch := session.take_scratch()) is not None:
+            scratch.shrink()
+            _warm[self.model] = scratch
         if error is None:
             self._check_fired(session)
 

@@ -171,6 +171,7 @@ class Scratch:
     """
 
     CHUNK_BYTES = 64 << 20
+    KEPT_BYTES = 128 << 20
     _ALIGNMENT = 64
 
     def __init__(self) -> None:
@@ -190,6 +191,12 @@ class Scratch:
     def reset(self) -> None:
         """Take back every tensor that was given out."""
         self._number = self._offset = 0
+
+    def shrink(self) -> None:
+        """Give up what is more than `KEPT_BYTES`; no tensor is given out at this moment."""
+        while self._chunks and sum(map(len, self._chunks)) > self.KEPT_BYTES:
+            self._chunks.pop()
+        self.reset()
 
     def _turn_to_a_chunk_of(self, count: int) -> None:
         number = self._number + 1 if self._chunks else 0
