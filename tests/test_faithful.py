@@ -362,6 +362,32 @@ def test_what_was_recorded_in_inference_mode_can_be_used_outside(model):
         assert not record.activations["layer_0"].is_inference()
 
 
+def test_a_failed_pass_inside_generate_gives_its_memory_away_only_once(model):
+    cache, ids = DynamicCache(config=model.config), torch.tensor([[1, 2, 3]])
+    failing = [True]
+
+    def fail_once(module, args):
+        if failing:
+            failing.clear()
+            raise RuntimeError("out of memory, say")
+
+    def retry(model, input_ids, **_):
+        with pytest.raises(RuntimeError, match="out of memory"):
+            model(input_ids)
+        token = model(input_ids, past_key_values=cache).logits[:, -1:].argmax(-1)
+        return torch.cat([input_ids, token], dim=1)
+
+    model.model.layers[2].register_forward_pre_hook(fail_once)
+    with ActivationRecorder(model, "embeddings") as recorder:
+        model.generate(ids, custom_generate=retry, max_new_tokens=1)
+        model(torch.tensor([[7, 8, 9]]))
+        model(torch.tensor([[4]]), past_key_values=cache)
+    for record in recorder.records:
+        fed = [*record.input_ids, *record.output_ids][: len(record.positions)]
+        assert torch.equal(record.activations["embeddings"], embedded(model, fed))
+    assert sorted(len(record.positions) for record in recorder.records) == [3, 3, 4]
+
+
 def test_a_sink_may_run_the_model_again(model):
     received = []
 

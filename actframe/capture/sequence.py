@@ -85,7 +85,7 @@ class SequenceGroup:
 
     def recomputes(self, call: Call) -> bool:
         """Whether a call without a cache computes these very sequences again from the start, and goes on."""
-        if self._cache is not None or call.ids is None or call.rows != len(self.rows):
+        if self._cache is not None or call.cache is not None or call.ids is None or call.rows != len(self.rows):
             return False
         for number, (row, ids) in enumerate(zip(self.rows, call.ids, strict=True)):
             real = call.real[number] if call.real is not None else None
@@ -188,10 +188,11 @@ class SequenceGroup:
         return RowActivations(row, positions, cells)
 
     def release(self) -> Scratch:
-        """Forget everything, and give the memory to the sequences that come next."""
+        """Forget everything, and give the memory to the sequences that come next, once: they may have it already."""
         self._used, self._patterns = {}, {}
-        self._scratch.reset()
-        return self._scratch
+        scratch, self._scratch = self._scratch, Scratch()
+        scratch.reset()
+        return scratch
 
     def _check_cache(self, call: Call, filled: int) -> None:
         if call.rows != len(self.rows):

@@ -21,7 +21,6 @@ from actframe.errors import CaptureError
 
 __all__ = ["Session"]
 
-
 Deliver = Callable[[Batch], None]
 
 
@@ -174,11 +173,7 @@ class Session:
     # Closing: what can no longer grow is delivered.
 
     def start_generation(self, generation: Generation) -> None:
-        """`generate` is about to run.
-
-        Raises:
-            CaptureError: it is running in another thread.
-        """
+        """`generate` is about to run."""
         self._generation = generation
 
     def generates(self) -> bool:
@@ -264,6 +259,8 @@ class Session:
     def _drop(self, group: SequenceGroup) -> None:
         if group in self._groups:
             self._groups.remove(group)
+        if self._generation is not None and group in self._generation.groups:
+            self._generation.groups.remove(group)
         self._spare = group.release()
 
 
