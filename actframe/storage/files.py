@@ -7,23 +7,21 @@ says which file, which backend and why.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import stat
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from actframe.capture.sites import canonical, expand, layer_site, summarise
-from actframe.errors import ActframeError, FormatError, SiteError, StorageError, UnsafeFileError, nearest
+from actframe.errors import FormatError, SiteError, StorageError, nearest
 from actframe.records.bundle import Bundle, LazyTensors
 from actframe.records.packing import json_safe, pack, unpack
 from actframe.records.record import ActivationRecord
 from actframe.storage.atomic import check_writable, replacing
-from actframe.storage.backends import backend_for, backend_named, describe
-from actframe.storage.base import StorageBackend
+from actframe.storage.backends import backend_for, backend_named
+from actframe.storage.failures import failing
 from actframe.storage.file_names import activation_file_name
 
 __all__ = [
@@ -86,7 +84,7 @@ def load_record(path: Path | str, sites: str | int | Iterable[str | int] | None 
             bundle = read_bundle(path)
         names = _matching(patterns, list(bundle.tensors), path)
         bundle = Bundle(LazyTensors(names, bundle.tensors.__getitem__), bundle.metadata)
-    with _errors(f"cannot read {path}", None):
+    with failing(f"cannot read {path}"):
         record = unpack(bundle)
     return record if patterns is None else _narrowed(record)
 
@@ -95,7 +93,7 @@ def check_can_save(path: Path | str) -> None:
     """Raise what saving to `path` would raise, as far as that can be known before there is anything to save."""
     path = Path(path)
     backend = backend_for(path)
-    with _errors(f"cannot save to {path}", backend):
+    with failing(f"cannot save to {path}", backend):
         _check_target(path)
         check_writable(path.parent)
 
@@ -104,7 +102,7 @@ def write_bundle(bundle: Bundle, path: Path | str) -> Path:
     """Write a bundle in the format that the suffix names, in one durable step. Returns the path."""
     path = Path(path)
     backend = backend_for(path)
-    with _errors(f"cannot save to {path}", backend, "; what was there before is untouched"):
+    with failing(f"cannot save to {path}", backend, "; what was there before is untouched"):
         _check_target(path)
         tensors = {name: _plain_tensor(name, tensor) for name, tensor in bundle.tensors.items()}
         metadata = json_safe(bundle.metadata)
@@ -116,19 +114,26 @@ def write_bundle(bundle: Bundle, path: Path | str) -> Path:
 def read_bundle(path: Path | str, names: Collection[str] | None = None) -> Bundle:
     """Read a bundle: its metadata, and those of the tensors `names` that it has (None: all)."""
     path = Path(path)
-    with _errors(f"cannot read {path}", None):
+    with failing(f"cannot read {path}"):
         _check_source(path)
     backend = backend_for(path)
-    with _errors(f"cannot read {path}", backend):
+    with failing(f"cannot read {path}", backend):
         bundle = backend.read(path, names)
         if not isinstance(bundle, Bundle):
             raise TypeError(f"it gave {type(bundle).__qualname__} where a Bundle was expected")
+    found = bundle.tensors
+    lazy = found if isinstance(found, LazyTensors) else LazyTensors(found, found.__getitem__)
 
-    def load(name: str) -> torch.Tensor:
-        with _errors(f"cannot read {name!r} of {path}", backend):
-            return bundle.tensors[name]
+    def guard(read: Callable[..., Any]) -> Callable[..., Any]:
+        def guarded(name: str, *bounds: int) -> Any:
+            with failing(f"cannot read {name!r} of {path}", backend):
+                return read(name, *bounds)
 
-    return Bundle(LazyTensors(bundle.tensors, load), bundle.metadata)
+        return guarded
+
+    view = guard(lazy.view) if lazy.has_views else None
+    tensors = LazyTensors(lazy, guard(lazy.__getitem__), facts=guard(lazy.facts), rows=guard(lazy.rows), view=view)
+    return Bundle(tensors, bundle.metadata)
 
 
 def _plain_names(patterns: list[str | int] | None) -> list[str] | None:
@@ -210,26 +215,3 @@ def _kind(mode: int) -> str:
         stat.S_IFBLK: "a device",
     }
     return kinds.get(stat.S_IFMT(mode), "something else")
-
-
-@contextlib.contextmanager
-def _errors(what: str, backend: StorageBackend | None, after: str = "") -> Iterator[None]:
-    """Turn whatever is raised into an ActframeError that begins with `what`, chained to its cause."""
-    try:
-        yield
-    except StorageError as error:
-        kind = next(kind for kind in (UnsafeFileError, FormatError, StorageError) if isinstance(error, kind))
-        failure = kind(f"{what}: {error}{after}")
-        failure.errno = error.errno
-        raise failure from error
-    except ActframeError:
-        raise
-    except OSError as error:
-        # Some libraries raise it without a number, and with the reason in the text alone.
-        reason = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
-        failure = StorageError(f"{what}: {reason}{after}")
-        failure.errno = error.errno
-        raise failure from error
-    except Exception as error:
-        by = f" ({describe(backend)})" if backend else ""
-        raise StorageError(f"{what}{by}: {type(error).__name__}: {error}{after}") from error

@@ -44,6 +44,15 @@ class PositionalFile:
         """The bytes from `start` to `stop` as `count` parts of one length."""
         return list(self.read(start, stop).reshape(count, -1))
 
+    def view(self, start: int, stop: int) -> ByteArray:
+        """The bytes from `start` to `stop`, mapped into memory: for reading in passing, not for keeping."""
+        if not 0 <= start < stop <= self.size:
+            return self.read(start, stop)
+        with open(self.path, "rb", buffering=0) as file:
+            self._check(file.fileno())
+            # Private to this process, because torch takes no memory that may not be written to.
+            return numpy.memmap(file, numpy.uint8, "c", offset=start, shape=(stop - start,))
+
     def read_into(self, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes from `start` on.
 
@@ -52,8 +61,7 @@ class PositionalFile:
             StorageError: the file was changed or replaced since it was opened.
         """
         with open(self.path, "rb", buffering=0) as file:
-            if _identity(file.fileno()) != self._identity:
-                raise StorageError("the file was changed or replaced after it was opened; load it again")
+            self._check(file.fileno())
             file.seek(start)
             done = 0
             while done < len(buffer):
@@ -61,6 +69,10 @@ class PositionalFile:
                 if not count:
                     raise FormatError(f"it ends at byte {start + done}, where {len(buffer) - done} more were expected")
                 done += count
+
+    def _check(self, descriptor: int) -> None:
+        if _identity(descriptor) != self._identity:
+            raise StorageError("the file was changed or replaced after it was opened; load it again")
 
 
 def _identity(descriptor: int) -> tuple[int, int, int, int]:

@@ -22,12 +22,11 @@ class SafetensorsBackend(StorageBackend):
 
     def write(self, path: Path, bundle: Bundle) -> None:
         """Write the header, then each tensor's memory as it is."""
-        tensors = dict(bundle.tensors)
-        header = stream.describe(Bundle(tensors, bundle.metadata))
+        header = stream.describe(bundle)
         with open(path, "wb") as file:
             file.write(safetensors_header.encode(header))
-            for name in sorted(tensors, key=lambda name: header.entries[name].start):
-                file.write(raw_bytes(tensors[name]).data)
+            for name in sorted(header.entries, key=lambda name: header.entries[name].start):
+                file.write(raw_bytes(bundle.tensors[name]).data)
 
     def read(self, path: Path, names: Collection[str] | None = None) -> Bundle:
         """Read the header; tensors are read when they are looked up."""

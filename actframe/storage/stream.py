@@ -7,13 +7,16 @@ those tensors that are stored as byte planes to the dtype they had.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from actframe.errors import FormatError
-from actframe.records.bundle import Bundle, LazyTensors
+from actframe.records.bundle import Bundle, LazyTensors, facts_of
 from actframe.storage import planes, safetensors_header
 from actframe.storage.positional import ByteArray
 from actframe.storage.raw import as_tensor
@@ -43,11 +46,12 @@ def describe(bundle: Bundle, split: Collection[str] = ()) -> Header:
     """The header of a bundle's stream, in which the tensors named in `split` are stored as byte planes."""
     shapes = {}
     split_dtypes = {}
-    for name, tensor in bundle.tensors.items():
-        dtype, shape = safetensors_header.dtype_name(tensor.dtype, name), tuple(tensor.shape)
+    for name in bundle.tensors:
+        kind, shape = facts_of(bundle.tensors, name)
+        dtype = safetensors_header.dtype_name(kind, name)
         if name in split:
             split_dtypes[name] = dtype
-            dtype, shape = "U8", (planes.plane_count(tensor.dtype), *shape)
+            dtype, shape = "U8", (planes.plane_count(kind), *shape)
         shapes[name] = (dtype, shape)
     metadata = {_METADATA: json.dumps(bundle.metadata)}
     if split_dtypes:
@@ -65,17 +69,65 @@ def read_bundle(source: Source, names: Collection[str] | None = None) -> Bundle:
     length = safetensors_header.decode_length(source.read(0, min(LENGTH_BYTES, source.size)).tobytes(), source.size)
     begin = LENGTH_BYTES + length
     header = safetensors_header.decode(source.read(LENGTH_BYTES, begin).tobytes(), source.size - begin)
-    split = _split_dtypes(header)
-
-    def load(name: str) -> Tensor:
-        entry = header.entries[name]
-        if name in split:
-            rows = source.read_parts(begin + entry.start, begin + entry.stop, entry.shape[0])
-            return planes.join(rows, DTYPES[split[name]], entry.shape[1:])
-        return as_tensor(source.read(begin + entry.start, begin + entry.stop), DTYPES[entry.dtype], entry.shape)
-
+    content = _Content(source, begin, header.entries, _split_dtypes(header))
     wanted = [name for name in header.entries if names is None or name in names]
-    return Bundle(LazyTensors(wanted, load), _json_object(header, _METADATA))
+    view = content.view if hasattr(source, "view") else None
+    tensors = LazyTensors(wanted, content.load, facts=content.facts, rows=content.rows, view=view)
+    return Bundle(tensors, _json_object(header, _METADATA))
+
+
+@dataclass(frozen=True)
+class _Content:
+    """The tensors of a stream.
+
+    Attributes:
+        source: what they are read from.
+        begin: where the header ends.
+        entries: of the header.
+        split: the dtype of those tensors that are stored as planes.
+    """
+
+    source: Source
+    begin: int
+    entries: Mapping[str, Entry]
+    split: Mapping[str, str]
+
+    def facts(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
+        """Dtype and shape of a tensor."""
+        entry = self.entries[name]
+        if name in self.split:
+            return DTYPES[self.split[name]], entry.shape[1:]
+        return DTYPES[entry.dtype], entry.shape
+
+    def load(self, name: str) -> Tensor:
+        """A tensor, whole."""
+        shape = self.facts(name)[1]
+        return self._elements(name, 0, math.prod(shape), shape)
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """The rows from `start` to `stop`."""
+        width = math.prod(self.facts(name)[1][1:])
+        return self._elements(name, start * width, stop * width, (stop - start, *self.facts(name)[1][1:]))
+
+    def view(self, name: str) -> Tensor:
+        """A tensor in the file's own memory."""
+        dtype, shape = self.facts(name)
+        entry = self.entries[name]
+        data: ByteArray = self.source.view(self.begin + entry.start, self.begin + entry.stop)  # type: ignore[attr-defined]
+        return as_tensor(data, dtype, shape)
+
+    def _elements(self, name: str, start: int, stop: int, shape: Sequence[int]) -> Tensor:
+        dtype, whole = self.facts(name)
+        begin = self.begin + self.entries[name].start
+        if name not in self.split:
+            size = dtype.itemsize
+            return as_tensor(self.source.read(begin + start * size, begin + stop * size), dtype, shape)
+        count, length = planes.plane_count(dtype), math.prod(whole)
+        if stop - start == length:
+            pieces = self.source.read_parts(begin, begin + count * length, count)
+        else:
+            pieces = [self.source.read(at + start, at + stop) for at in range(begin, begin + count * length, length)]
+        return planes.join(pieces, dtype, shape)
 
 
 def _split_dtypes(header: Header) -> dict[str, str]:

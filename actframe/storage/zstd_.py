@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy
 import zstandard
 from torch import Tensor
 
-from actframe.records.bundle import Bundle
+from actframe.records.bundle import Bundle, facts_of
 from actframe.storage import planes, safetensors_header, stream
 from actframe.storage.base import StorageBackend
 from actframe.storage.positional import ByteArray
@@ -37,10 +38,9 @@ class ZstdBackend(StorageBackend):
 
     def write(self, path: Path, bundle: Bundle) -> None:
         """Write the header's frame, then each tensor's planes in frames of their own."""
-        tensors = dict(bundle.tensors)
-        split = [name for name, tensor in tensors.items() if _is_large(tensor) and planes.plane_count(tensor.dtype) > 1]
-        header = stream.describe(Bundle(tensors, bundle.metadata), split)
-        ordered = [tensors[name] for name in sorted(tensors, key=lambda name: header.entries[name].start)]
+        header = stream.describe(bundle, [name for name in bundle.tensors if _is_split(bundle, name)])
+        # One at a time: a bundle's tensors may be made when they are asked for, and be too many to hold at once.
+        ordered = map(bundle.tensors.__getitem__, sorted(header.entries, key=lambda name: header.entries[name].start))
         compressors = _Compressors()
         # Few large writes: a file system takes them at twice the speed of many that end within a page.
         with open(path, "wb", buffering=FRAME_BYTES) as file:
@@ -114,3 +114,8 @@ def _joined(shared: list[ByteArray], compressors: _Compressors) -> Iterator[tupl
 
 def _is_large(tensor: Tensor) -> bool:
     return tensor.nbytes >= _LARGE_BYTES
+
+
+def _is_split(bundle: Bundle, name: str) -> bool:
+    dtype, shape = facts_of(bundle.tensors, name)
+    return planes.plane_count(dtype) > 1 and math.prod(shape) * dtype.itemsize >= _LARGE_BYTES
