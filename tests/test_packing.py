@@ -113,6 +113,32 @@ def test_subclasses_become_the_builtin_they_specialise():
     assert json.loads(json.dumps(safe)) == safe == {"score": 0.5, "colour": 3, "name": "score", "pair": [1, 2]}
 
 
+@pytest.mark.parametrize("container", [list, tuple])
+def test_one_odd_element_among_many_plain_ones_is_found(container):
+    class Colour(enum.IntEnum):
+        RED = 3
+
+    plain = [1, 2.5, "x", None, True, math.inf] * 100
+    safe = json_safe({"values": container([*plain, Colour.RED, numpy.float64(0.5), (1, 2)])})["values"]
+    assert safe == [*plain, 3, 0.5, [1, 2]]
+    assert [type(value) for value in safe[-3:]] == [int, float, list]
+    assert json_safe({"values": container(plain)}) == {"values": plain}
+    with pytest.raises(StorageError, match=r"metadata\['values'\]\[600\] is of type numpy.int64"):
+        json_safe({"values": container([*plain, numpy.int64(3)])})
+
+
+def test_the_deepest_level_is_the_same_for_lists_of_plain_values():
+    def nested(levels, inmost):
+        for _ in range(levels):
+            inmost = [inmost]
+        return {"deep": inmost}
+
+    assert json_safe(nested(63, 1)) == nested(63, 1)
+    assert json_safe(nested(63, [])) == nested(63, [])
+    with pytest.raises(StorageError, match="nested more than 64 deep"):
+        json_safe(nested(63, [1]))
+
+
 def test_numbers_that_are_not_finite_are_kept():
     safe = json.loads(json.dumps(json_safe({"perplexity": math.inf, "loss": math.nan})))
     assert safe["perplexity"] == math.inf

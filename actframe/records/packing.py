@@ -23,6 +23,9 @@ _DEEPEST = 64
 # Not str(value): what an enumeration's own __str__ says is not its value.
 _EXACT: dict[type, Callable[[Any], Any]] = {str: str.__str__, int: int.__int__, float: float.__float__}
 
+# By exact type: of these nothing can be changed later and nothing is to be made plainer.
+_PLAIN = frozenset({*_EXACT, bool, type(None)})
+
 
 def pack(record: Mapping[str, Any]) -> Bundle:
     """The bundle of one record, or of the dictionary that `load_activations` returns. Tensors are shared, not copied.
@@ -68,8 +71,11 @@ def json_safe(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def _plain(value: Any, where: str, depth: int) -> Any:
     if depth > _DEEPEST:
         raise StorageError(f"{where[:80]}... is nested more than {_DEEPEST} deep, or contains itself")
-    if value is None or value is True or value is False:
+    if type(value) in _PLAIN:
         return value
+    # Token ids are thousands a record: looked at one by one, they cost more than writing them does.
+    if type(value) in (list, tuple) and depth < _DEEPEST and set(map(type, value)) <= _PLAIN:
+        return list(value)
     for kind, exact in _EXACT.items():
         if isinstance(value, kind):
             return exact(value)
