@@ -69,6 +69,11 @@ class LazyTensors(Mapping[str, "Tensor"]):
     def __repr__(self) -> str:
         return f"LazyTensors({list(self._names)})"
 
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> LazyTensors:
+        """The same tensors, as something that can be asked for parts of them."""
+        return tensors if isinstance(tensors, cls) else cls(tensors, tensors.__getitem__)
+
     @property
     def has_views(self) -> bool:
         """Whether `view` can be asked."""
@@ -94,6 +99,4 @@ class LazyTensors(Mapping[str, "Tensor"]):
 
 def facts_of(tensors: Mapping[str, Tensor], name: str) -> tuple[torch.dtype, tuple[int, ...]]:
     """Dtype and shape of one of a bundle's tensors, without reading it where that can be avoided."""
-    if isinstance(tensors, LazyTensors):
-        return tensors.facts(name)
-    return tensors[name].dtype, tuple(tensors[name].shape)
+    return LazyTensors.of(tensors).facts(name)

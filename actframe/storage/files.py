@@ -31,6 +31,7 @@ __all__ = [
     "check_can_save",
     "load_activations",
     "load_record",
+    "plain_tensor",
     "read_bundle",
     "save_activations",
     "write_bundle",
@@ -104,7 +105,7 @@ def write_bundle(bundle: Bundle, path: Path | str) -> Path:
     backend = backend_for(path)
     with failing(f"cannot save to {path}", backend, "; what was there before is untouched"):
         _check_target(path)
-        tensors = {name: _plain_tensor(name, tensor) for name, tensor in bundle.tensors.items()}
+        tensors = {name: plain_tensor(name, tensor) for name, tensor in bundle.tensors.items()}
         metadata = json_safe(bundle.metadata)
         with replacing(path, backend.suffix) as temporary:
             backend.write(temporary, Bundle(tensors, metadata))
@@ -121,8 +122,7 @@ def read_bundle(path: Path | str, names: Collection[str] | None = None) -> Bundl
         bundle = backend.read(path, names)
         if not isinstance(bundle, Bundle):
             raise TypeError(f"it gave {type(bundle).__qualname__} where a Bundle was expected")
-    found = bundle.tensors
-    lazy = found if isinstance(found, LazyTensors) else LazyTensors(found, found.__getitem__)
+    lazy = LazyTensors.of(bundle.tensors)
 
     def guard(read: Callable[..., Any]) -> Callable[..., Any]:
         def guarded(name: str, *bounds: int) -> Any:
@@ -171,7 +171,12 @@ def _narrowed(record: ActivationRecord) -> ActivationRecord:
     return record.replace(**changes)
 
 
-def _plain_tensor(name: Any, tensor: Any) -> torch.Tensor:
+def plain_tensor(name: Any, tensor: Any) -> torch.Tensor:
+    """The tensor as backends take it: dense, detached, on the CPU.
+
+    Raises:
+        StorageError: it cannot be; the message names it.
+    """
     if not isinstance(name, str):
         raise StorageError(f"the activations have the key {name!r}; sites are strings, such as 'layer_{name}'")
     if not isinstance(tensor, torch.Tensor):

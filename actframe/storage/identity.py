@@ -1,0 +1,81 @@
+"""What makes a folder a store: `run.json`, written once when the store is begun."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from actframe.errors import FormatError, StorageError
+from actframe.records.packing import json_safe
+from actframe.storage.store_folder import StoreFolder
+
+__all__ = ["FORMAT", "IDENTITY", "StoreIdentity", "begin_store", "read_identity"]
+
+FORMAT = "store/1"
+IDENTITY = "run.json"
+
+
+@dataclass(frozen=True)
+class StoreIdentity:
+    """What `run.json` says.
+
+    Attributes:
+        backend: the storage backend that the store was begun with.
+        run: what defines the run whose records it holds, or None.
+        created: when it was begun, ISO 8601.
+    """
+
+    backend: str
+    run: dict[str, Any] | None
+    created: str | None
+
+
+def begin_store(folder: StoreFolder, backend: str, run: Mapping[str, Any] | None) -> None:
+    """Write `run.json`; of several processes that begin a store at once, the first one does.
+
+    Raises:
+        StorageError: the folder holds other things, or cannot be written.
+    """
+    found = [*folder.folders(), *folder.sizes("")]
+    if found and IDENTITY not in found:
+        raise StorageError(
+            f"{folder.location} is not a store, and holds other things ({', '.join(found[:5])}); choose a new folder"
+        )
+    content = {
+        "format": FORMAT,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "actframe_version": metadata.version("actframe"),
+        "backend": backend,
+        "run": None if run is None else json_safe(run),
+    }
+    folder.create(IDENTITY, json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def read_identity(folder: StoreFolder) -> StoreIdentity:
+    """What `run.json` says. Where that is lost and there is a ledger, the store can be read nevertheless.
+
+    Raises:
+        StorageError: there is no store.
+        FormatError: it is that of a version that this one does not know, or damaged.
+    """
+    if IDENTITY not in folder.sizes(""):
+        if folder.sizes("ledger") or folder.sizes("shards"):
+            return StoreIdentity("safetensors", None, None)
+        there = "what is there is none" if folder.exists() else "there is nothing at that path"
+        raise StorageError(f"there is no store at {folder.location}: {there}")
+    try:
+        content = json.loads(folder.read(IDENTITY))
+        found = content["format"]
+        identity = StoreIdentity(content["backend"], content["run"], content.get("created"))
+    except (ValueError, TypeError, KeyError) as error:
+        raise FormatError(f"{IDENTITY} of {folder.location} is damaged, or not that of a store: {error!r}") from error
+    if found != FORMAT:
+        raise FormatError(
+            f"the store {folder.location} has the format {found!r}, and this version of actframe reads {FORMAT!r}; "
+            f"a newer version may read it"
+        )
+    return identity

@@ -1,0 +1,181 @@
+"""ShardMaker: records go in one by one, and a shard with its ledger lines comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from actframe.errors import StorageError
+from actframe.records.bundle import Bundle, LazyTensors
+from actframe.records.columns import LINES, ShardColumns, is_column
+from actframe.records.packing import json_safe, pack
+from actframe.storage.base import StorageBackend
+from actframe.storage.checksums import file_checksum
+from actframe.storage.failures import failing
+from actframe.storage.files import plain_tensor
+from actframe.storage.folders import Log, StoreFolder
+from actframe.storage.ledger_lines import encode_line, stored_line
+from actframe.storage.spool import Spool
+
+__all__ = ["Arrival", "ShardMaker", "arrive"]
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A record as it is handed to the writer: checked, and what it says already turned into a line.
+
+    Attributes:
+        tensors: by site, plain and on the CPU.
+        metadata: what the record says but for its activations.
+        line: the same as a line of JSON, with its newline.
+        nbytes: of both.
+    """
+
+    tensors: dict[str, Tensor]
+    metadata: Mapping[str, Any]
+    line: bytes
+    nbytes: int
+
+
+def arrive(record: Mapping[str, Any]) -> Arrival:
+    """Check a record for the store.
+
+    Raises:
+        StorageError: it is no record, or holds what cannot be stored; the message says where.
+    """
+    bundle = pack(record)
+    metadata = {key: value for key, value in bundle.metadata.items() if key != "format"}
+    tensors = {site: plain_tensor(site, tensor) for site, tensor in bundle.tensors.items()}
+    if reserved := [site for site in tensors if not is_column(site)]:
+        raise StorageError(f"a site cannot be called {reserved[0]!r}: such names are those of a shard's own tensors")
+    _check_positions(metadata)
+    line = encode_line(metadata)
+    return Arrival(tensors, metadata, line, len(line) + sum(tensor.nbytes for tensor in tensors.values()))
+
+
+def _check_positions(metadata: Mapping[str, Any]) -> None:
+    """Check what a shard's own tensors are made of; the record of an ActivationRecorder is always right."""
+    length = metadata.get("prompt_length")
+    if length is not None and not _are_positions([length]):
+        raise StorageError(f"the record's 'prompt_length' is {length!r:.80}; it is a number of positions, or None")
+    odd = metadata.get("site_positions") or {}
+    if not isinstance(odd, Mapping):
+        raise StorageError(f"the record's 'site_positions' is {odd!r:.80}; it maps sites to lists of positions")
+    for name, positions in {"positions": metadata.get("positions"), **odd}.items():
+        if not _are_positions(positions) and (positions is not None or name != "positions"):
+            raise StorageError(f"the record's positions ({name}) are {positions!r:.80}; they are a list of int")
+
+
+def _are_positions(values: Any) -> bool:
+    if not isinstance(values, list) or not set(map(type, values)) <= {int}:
+        return False
+    return not values or (min(values) >= 0 and max(values) < 2**31)
+
+
+class ShardMaker:
+    """The shard in the making of one writer, and those it has made.
+
+    Args:
+        folder: of the store.
+        backend: writes the shards.
+        writer: the writer's name, with which its shards' names begin.
+        log: the writer's ledger.
+    """
+
+    def __init__(self, folder: StoreFolder, backend: StorageBackend, writer: str, log: Log) -> None:
+        self._folder = folder
+        self._backend = backend
+        self._writer = writer
+        self._log = log
+        self._made = 0
+        self._workspace = folder.workspace()
+        self._spool = Spool(self._workspace)
+        self._columns = ShardColumns()
+
+    @property
+    def records(self) -> int:
+        """How many records the shard in the making has."""
+        return len(self._columns)
+
+    @property
+    def size(self) -> int:
+        """How many bytes they have."""
+        return self._spool.size
+
+    def accepts(self, arrival: Arrival) -> bool:
+        """Whether a record can be in the same shard as those before it."""
+        return self._columns.accepts(arrival.tensors)
+
+    def add(self, arrival: Arrival) -> None:
+        """Take one more record. After an error it is taken nevertheless."""
+        self._columns.add(arrival.tensors, arrival.metadata)
+        line = torch.frombuffer(bytearray(arrival.line), dtype=torch.uint8)
+        self._spool.add({**arrival.tensors, LINES: line})
+
+    def commit(self) -> int:
+        """Write the shard, then its ledger lines, each durably; returns how many bytes these are.
+
+        Raises:
+            StorageError: nothing was committed, and the records are kept for the next attempt.
+        """
+        name = f"{self._writer}-{self._made + 1:06d}{self._backend.suffix}"
+        temporary = self._workspace / f".{name}"
+        what = f"cannot write {self.records} records to the shard {name} of {self._folder.location}"
+        with failing(what, self._backend, "; they are kept, and flush() tries again"):
+            try:
+                self._backend.write(temporary, self._bundle())
+                stored = {
+                    "shard": name,
+                    "records": self.records,
+                    "bytes": temporary.stat().st_size,
+                    "checksum": file_checksum(temporary),
+                }
+                self._folder.publish(temporary, f"shards/{name}")
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            size = self._log_lines(stored)
+        self._made += 1
+        self._spool.clear()
+        self._columns = ShardColumns()
+        return size + int(stored["bytes"])
+
+    def close(self) -> None:
+        """Give up what was not committed."""
+        self._spool.close()
+
+    def _log_lines(self, stored: Mapping[str, Any]) -> int:
+        lines = self._lines().numpy().tobytes().splitlines()
+        text = b"".join(stored_line(line, {**stored, "index": index}) for index, line in enumerate(lines))
+        try:
+            self._log.append(text)
+        except BaseException:
+            # Without its lines nobody knows the shard, and the next attempt writes it again.
+            self._folder.remove(f"shards/{stored['shard']}")
+            raise
+        return len(text)
+
+    def _lines(self) -> Tensor:
+        return self._spool.column(LINES, torch.uint8, (self._spool.size_of(LINES),))
+
+    def _bundle(self) -> Bundle:
+        """The shard's bundle, whose columns are put together when they are written."""
+        index = self._columns.index()
+
+        def facts(name: str) -> tuple[torch.dtype, tuple[int, ...]]:
+            if name == LINES:
+                return torch.uint8, (self._spool.size_of(LINES),)
+            if name in index.tensors:
+                return index.tensors[name].dtype, tuple(index.tensors[name].shape)
+            return self._columns.facts(name)
+
+        def load(name: str) -> Tensor:
+            return index.tensors[name] if name in index.tensors else self._spool.column(name, *facts(name))
+
+        names = [*self._columns.sites, *index.tensors, LINES]
+        return Bundle(LazyTensors(names, load, facts=facts), json_safe(index.metadata))

@@ -1,0 +1,222 @@
+"""BackgroundWriter: packing, compression and disk beside the model, in one thread behind a bounded queue."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from actframe.errors import StorageError
+from actframe.storage.shards import Arrival, ShardMaker
+
+__all__ = ["BackgroundWriter", "FlushEvery", "StoreProgress"]
+
+FlushEvery = timedelta | int | None
+"""How much a crash may cost: what was appended in so much time, or so many records; None: up to a whole shard."""
+
+_LOWEST_PRIORITY = 19
+
+
+@dataclass(frozen=True)
+class StoreProgress:
+    """How far a writer has come.
+
+    Attributes:
+        queued_records, queued_bytes: appended and not committed yet.
+        committed_records: on disk, with their ledger lines.
+        bytes_written: shards and ledger lines on disk.
+        bytes_per_second: since the first record was appended.
+    """
+
+    queued_records: int = 0
+    queued_bytes: int = 0
+    committed_records: int = 0
+    bytes_written: int = 0
+    bytes_per_second: float = 0.0
+
+
+class BackgroundWriter:
+    """Puts records into shards, in a thread of its own.
+
+    The thread has the lowest priority where the system knows such a thing for threads: beside a model that computes on
+    the CPU it takes the time in which a core has nothing to do, and a thread that competed for a core would hold up
+    all of the model's own threads, which wait for each other. When the queue is full the caller waits, the cores are
+    free, and the writer catches up.
+
+    An error stops the thread until `put`, `flush` or `close` has raised it; then it tries again what failed.
+
+    Args:
+        maker: makes the shards; belongs to the thread from now on.
+        shard_bytes: from how many bytes on a shard is written.
+        queue_bytes: how many bytes may wait; one record may always.
+        flush_every: bounds what a crash can cost.
+    """
+
+    def __init__(self, maker: ShardMaker, shard_bytes: int, queue_bytes: int, flush_every: FlushEvery) -> None:
+        self._maker = maker
+        self._shard_bytes = shard_bytes
+        self._queue_bytes = queue_bytes
+        self._flush_records = flush_every if isinstance(flush_every, int) else None
+        self._flush_seconds = flush_every.total_seconds() if isinstance(flush_every, timedelta) else None
+        self._queue: deque[Arrival] = deque()
+        self._state = threading.Condition()
+        self._waiting_bytes = 0
+        self._put = self._committed = self._bytes_written = self._flush_up_to = 0
+        self._began = self._oldest = 0.0
+        self._error: BaseException | None = None
+        self._closing = False
+        self._process = os.getpid()
+        self._thread = threading.Thread(target=self._run, name="actframe-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def progress(self) -> StoreProgress:
+        """How far it has come at this moment."""
+        with self._state:
+            seconds = time.monotonic() - self._began if self._began else 0.0
+            return StoreProgress(
+                queued_records=self._put - self._committed,
+                queued_bytes=self._waiting_bytes + self._maker.size,
+                committed_records=self._committed,
+                bytes_written=self._bytes_written,
+                bytes_per_second=self._bytes_written / seconds if seconds else 0.0,
+            )
+
+    def put(self, arrival: Arrival) -> None:
+        """Hand over one record; waits while the queue is full.
+
+        Raises:
+            StorageError: writing an earlier record failed; this one was not taken.
+        """
+        self._check_process()
+        with self._state:
+            self._state.wait_for(lambda: self._error is not None or self._has_room(arrival))
+            self._raise_error()
+            self._began = self._began or time.monotonic()
+            self._oldest = self._oldest or time.monotonic()
+            self._queue.append(arrival)
+            self._waiting_bytes += arrival.nbytes
+            self._put += 1
+            if self._flush_records and self._put - self._committed >= self._flush_records:
+                self._flush_up_to = self._put
+            self._state.notify_all()
+
+    def flush(self) -> None:
+        """Commit every record that was put so far, and wait until that is done.
+
+        Raises:
+            StorageError: it failed; what was not committed is kept, and the next flush tries again.
+        """
+        self._check_process()
+        with self._state:
+            # What failed is tried again; had it been for good, that will be said.
+            self._error = None
+            wanted = self._flush_up_to = self._put
+            self._state.notify_all()
+            self._state.wait_for(lambda: self._error is not None or self._committed >= wanted)
+            self._raise_error()
+
+    def close(self) -> None:
+        """Flush, and end the thread, also where flushing fails. What a forked process inherited is its parent's.
+
+        Raises:
+            StorageError: records could not be committed; the message says how many are lost.
+        """
+        if os.getpid() != self._process:
+            return
+        try:
+            self.flush()
+        except StorageError as error:
+            lost = self._put - self._committed
+            raise StorageError(f"{error}. {lost} records were appended and are not in the store") from error
+        finally:
+            with self._state:
+                self._closing = True
+                self._state.notify_all()
+            self._thread.join()
+            self._maker.close()
+
+    def _check_process(self) -> None:
+        """Threads do not follow into a forked process, and nobody would ever write what is put here."""
+        if os.getpid() != self._process:
+            raise StorageError("this process was forked from the one that opened the store; open the store again in it")
+
+    def _has_room(self, arrival: Arrival) -> bool:
+        return not self._queue or self._waiting_bytes + arrival.nbytes <= self._queue_bytes
+
+    def _raise_error(self) -> None:
+        """Raise what went wrong in the thread, once, and let the thread go on."""
+        error, self._error = self._error, None
+        if error is None:
+            return
+        self._state.notify_all()
+        if isinstance(error, StorageError):
+            raise error
+        raise StorageError(f"the store's writer failed: {type(error).__name__}: {error}") from error
+
+    # Below: the thread.
+
+    def _run(self) -> None:
+        with contextlib.suppress(AttributeError, OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+        while (task := self._next_task()) is not None:
+            try:
+                task()
+            except BaseException as error:
+                with self._state:
+                    self._error = error
+                    self._state.notify_all()
+
+    def _next_task(self) -> Callable[[], None] | None:
+        """Wait for something to do; None when it is time to end."""
+        with self._state:
+            while True:
+                if self._closing:
+                    return None
+                if self._error is None:
+                    if self._is_due():
+                        return self._commit
+                    if self._queue:
+                        return self._take
+                self._state.wait(self._seconds_left())
+
+    def _is_due(self) -> bool:
+        """Whether the shard in the making is to be written now."""
+        if not self._maker.records:
+            return False
+        full = self._maker.size >= self._shard_bytes
+        stranger = bool(self._queue) and not self._maker.accepts(self._queue[0])
+        taken = self._committed + self._maker.records
+        # With a flush the queue is taken first, so that it becomes one shard.
+        asked = self._committed < self._flush_up_to <= taken
+        late = self._seconds_left() == 0
+        return full or stranger or asked or late
+
+    def _seconds_left(self) -> float | None:
+        if self._flush_seconds is None or not self._oldest:
+            return None
+        return max(0.0, self._oldest + self._flush_seconds - time.monotonic())
+
+    def _take(self) -> None:
+        with self._state:
+            arrival = self._queue.popleft()
+        try:
+            self._maker.add(arrival)
+        finally:
+            with self._state:
+                self._waiting_bytes -= arrival.nbytes
+                self._state.notify_all()
+
+    def _commit(self) -> None:
+        records = self._maker.records
+        size = self._maker.commit()
+        with self._state:
+            self._committed += records
+            self._bytes_written += size
+            self._oldest = time.monotonic() if self._put > self._committed else 0.0
+            self._state.notify_all()
