@@ -171,7 +171,8 @@ class Shard:
 
     def _present(self, site: str) -> Ints:
         name = per_group(PRESENT, self._columns[site]["group"])
-        return self._own(name) if name in self._tensors else numpy.ones(len(self), bool)
+        everywhere: Ints = numpy.ones(len(self), bool)
+        return self._own(name) if name in self._tensors else everywhere
 
     def _own(self, name: str) -> Ints:
         """One of the shard's own tensors, read once."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -129,21 +128,22 @@ class ShardMaker:
         with failing(what, self._backend, "; they are kept, and flush() tries again"):
             try:
                 self._backend.write(temporary, self._bundle())
+                shard_bytes = temporary.stat().st_size
                 stored = {
                     "shard": name,
                     "records": self.records,
-                    "bytes": temporary.stat().st_size,
+                    "bytes": shard_bytes,
                     "checksum": file_checksum(temporary),
                 }
                 self._folder.publish(temporary, f"shards/{name}")
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
-            size = self._log_lines(stored)
+            line_bytes = self._log_lines(stored)
         self._made += 1
         self._spool.clear()
         self._columns = ShardColumns()
-        return size + int(stored["bytes"])
+        return shard_bytes + line_bytes
 
     def close(self) -> None:
         """Give up what was not committed."""

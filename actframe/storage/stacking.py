@@ -144,6 +144,6 @@ def _read(shards: OpenShards, parts: list[_Part], offsets: Numbers, site: str) -
 def _check_alike(shard: Shard, name: str, site: str, dtype: torch.dtype, trailing: tuple[int, ...]) -> None:
     if shard.dtype(site) != dtype or shard.trailing(site) != trailing:
         raise SelectionError(
-            f"{site} is {trailing} of {dtype} in some shards, and {shard.trailing(site)} of {shard.dtype(site)} in {name}: "
-            f"they come from different models or settings; choose among them with where(model=...)"
+            f"rows of {site} are {trailing} of {dtype} in some shards, and {shard.trailing(site)} of "
+            f"{shard.dtype(site)} in {name}: they come from different models or settings; choose with where(model=...)"
         )
