@@ -37,11 +37,13 @@ if TYPE_CHECKING:
     from actframe.records.record import ActivationRecord
     from actframe.storage.base import StorageBackend
     from actframe.storage.files import load_activations, save_activations
+    from actframe.storage.store import ActivationStore
 
 __all__ = [
     "ActframeError",
     "ActivationRecord",
     "ActivationRecorder",
+    "ActivationStore",
     "BenchmarkAdapter",
     "BenchmarkError",
     "Bundle",
@@ -74,6 +76,7 @@ __all__ = [
 _HOMES = {
     "ActivationRecord": "actframe.records.record",
     "ActivationRecorder": "actframe.capture.recorder",
+    "ActivationStore": "actframe.storage.store",
     "BenchmarkAdapter": "actframe.benchmarks.base",
     "Bundle": "actframe.records.bundle",
     "CaptureStrategy": "actframe.capture.base",

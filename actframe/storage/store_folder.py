@@ -119,7 +119,7 @@ class StoreFolder(ABC):
         found = []
         for below in SWEPT:
             for name, changed in self._hidden(below).items():
-                writer = re.match(r"\.(\d{8}T\d{6}Z-[0-9a-f]{6})-", name)
+                writer = re.match(r"\.(\d{8}T\d{6}Z-[0-9a-f]+)-", name)
                 if (not alive(writer[1])) if writer else name.startswith(".actframe-") and changed < begun:
                     found.append(f"{below}/{name}" if below else name)
         for name in found:
@@ -174,18 +174,29 @@ def check_name(name: str) -> str:
     return name
 
 
+ERRNOS = {FileNotFoundError: errno.ENOENT, FileExistsError: errno.EEXIST, PermissionError: errno.EACCES}
+"""What the system's number would be where a library raises the error without one."""
+
+
 @contextlib.contextmanager
 def storage_errors(what: str) -> Iterator[None]:
     """Turn whatever is raised into a StorageError that begins with `what`, chained to its cause."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, StorageError):
-            reason = str(error)
-        elif isinstance(error, OSError):
-            reason = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
-        else:
-            reason = f"{type(error).__name__}: {error}"
-        failure = StorageError(f"{what}: {reason}")
-        failure.errno = getattr(error, "errno", None)
+        failure = StorageError(f"{what}: {_reason(error)}")
+        failure.errno = getattr(error, "errno", None) or ERRNOS.get(type(error))
         raise failure from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, StorageError):
+        return str(error)
+    if not isinstance(error, OSError):
+        return f"{type(error).__name__}: {error}"
+    if error.errno:
+        return error.strerror or os.strerror(error.errno)
+    if isinstance(error, FileNotFoundError) and not hasattr(error.__cause__, "response"):
+        # Without an answer of a server, libraries give the path alone, which is in the message already.
+        return "there is no such file"
+    return str(error) or type(error).__name__
