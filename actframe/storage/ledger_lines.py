@@ -10,6 +10,7 @@ keys that were not asked for without making anything of them.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,17 @@ import msgspec
 
 from actframe.errors import FormatError, StorageError
 
-__all__ = ["MISSING", "STORED", "Missing", "Projection", "Stored", "decode_line", "encode_line", "stored_line"]
+__all__ = [
+    "MISSING",
+    "STORED",
+    "Missing",
+    "Projection",
+    "Stored",
+    "decode_line",
+    "decode_lines",
+    "encode_line",
+    "stored_line",
+]
 
 STORED = "stored"
 
@@ -109,6 +120,19 @@ def decode_line(line: bytes) -> dict[str, Any]:
         return _decode_leniently(line)
 
 
+def decode_lines(text: bytes | memoryview, count: int) -> list[dict[str, Any]]:
+    """What the `count` lines of a text say, `stored` included.
+
+    Raises:
+        FormatError: a line is damaged.
+    """
+    with contextlib.suppress(msgspec.MsgspecError, ValueError, RecursionError):
+        entries = _any_line.decode_lines(text)
+        if len(entries) == count:
+            return entries
+    return [decode_line(line) for line in bytes(text).splitlines()]
+
+
 class Projection:
     """Reads the values of a few keys from many lines."""
 
@@ -117,20 +141,18 @@ class Projection:
         self._rows = _row_decoder(self._keys)
         self._values = [attrgetter(_field(number)) for number in range(len(self._keys))]
 
-    def columns(self, text: bytes, count: int) -> list[list[Any]]:
+    def columns(self, text: bytes | memoryview, count: int) -> list[list[Any]]:
         """For each key, its value in each of the `count` lines of a text, or `MISSING`.
 
         Raises:
             FormatError: a line is damaged.
         """
         if self._rows is not None:
-            try:
+            with contextlib.suppress(msgspec.MsgspecError, ValueError, RecursionError):
                 rows = self._rows(text)
-            except (msgspec.MsgspecError, ValueError, RecursionError):
-                rows = []
-            if len(rows) == count:
-                return [list(map(value, rows)) for value in self._values]
-        entries = [decode_line(line) for line in text.splitlines()]
+                if len(rows) == count:
+                    return [list(map(value, rows)) for value in self._values]
+        entries = decode_lines(text, count)
         return [[entry.get(key, MISSING) for entry in entries] for key in self._keys]
 
 
@@ -141,7 +163,7 @@ def _field(number: int) -> str:
     return f"value_{number}"
 
 
-def _row_decoder(keys: tuple[str, ...]) -> Callable[[bytes], list[Any]] | None:
+def _row_decoder(keys: tuple[str, ...]) -> Callable[[bytes | memoryview], list[Any]] | None:
     """Decodes lines to objects that have nothing but the wanted values; None where msgspec has no such names."""
     names = {_field(number): key for number, key in enumerate(keys)}
     try:
