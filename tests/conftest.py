@@ -1,6 +1,11 @@
 """Fixtures that several test files share: the real small model, and a tiny one."""
 
 import os
+import re
+import secrets
+import subprocess
+import sys
+import time
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -32,3 +37,38 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def s3_url(tmp_path_factory):
+    """An empty bucket of an S3 server on this machine, such as `s3://bucket-5f3a`; the environment says where it is."""
+    output = tmp_path_factory.mktemp("s3") / "output"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+    with output.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=file) as server:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", started(server, output))
+            patch.setenv("AWS_ACCESS_KEY_ID", "actframe")
+            patch.setenv("AWS_SECRET_ACCESS_KEY", "actframe")
+            patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+            patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+            patch.setenv("AWS_CONFIG_FILE", os.devnull)
+            patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+            patch.setenv("NO_PROXY", "127.0.0.1")
+            import s3fs
+
+            bucket = f"bucket-{secrets.token_hex(4)}"
+            s3fs.S3FileSystem().mkdir(bucket)
+            yield f"s3://{bucket}"
+            s3fs.S3FileSystem.clear_instance_cache()
+        server.terminate()
+
+
+def started(server, output):
+    """The address of a server, once it has written that it listens."""
+    for _ in range(600):
+        found = re.search(r"http://127\.0\.0\.1:\d+", output.read_text())
+        if found:
+            return found[0]
+        assert server.poll() is None, output.read_text()
+        time.sleep(0.1)
+    raise AssertionError(f"the S3 server has not started in a minute: {output.read_text()}")

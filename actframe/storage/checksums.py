@@ -1,4 +1,4 @@
-"""The checksum of a file, which tells whether a bit of it has changed since it was written."""
+"""Checksums of files, which tell a damaged one from a sound one."""
 
 from __future__ import annotations
 
@@ -6,16 +6,25 @@ from pathlib import Path
 
 import xxhash
 
+from actframe.storage.store_folder import storage_errors
+
 __all__ = ["file_checksum"]
 
-_BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1024**2
 
 
 def file_checksum(path: Path) -> str:
-    """`xxh3_128:` and 32 hex digits. It guards against accidents, not against somebody who wants to deceive."""
-    checksum = xxhash.xxh3_128()
-    block = bytearray(_BLOCK_BYTES)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(block):
-            checksum.update(memoryview(block)[:count])
-    return f"xxh3_128:{checksum.hexdigest()}"
+    """The XXH3 hash of a file's bytes in 128 bits: `xxh3_128:` and 32 hexadecimal digits.
+
+    It keeps up with the disk, and finds any damage that happens by itself. It is no proof against someone who forges a
+    file on purpose.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    digest = xxhash.xxh3_128()
+    buffer = memoryview(bytearray(BLOCK_BYTES))
+    with storage_errors(f"cannot read {path}"), open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+    return f"xxh3_128:{digest.hexdigest()}"

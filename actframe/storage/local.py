@@ -210,6 +210,8 @@ class LocalLog(Log):
     def append(self, content: bytes) -> None:
         with storage_errors(f"cannot write {self._path}"):
             file = self._open()
+            if not self._is_sound:
+                raise StorageError("an earlier error left half of a line at its end, which could not be removed")
             start = file.seek(0, os.SEEK_END)
             try:
                 rest = memoryview(content)
@@ -240,8 +242,6 @@ class LocalLog(Log):
     def _open(self) -> FileIO:
         if self._file.closed:
             raise StorageError("it is closed, or was opened by the process that this one was forked from")
-        if not self._is_sound:
-            raise StorageError("an earlier error left half of a line at its end, which could not be removed")
         return self._file
 
 
