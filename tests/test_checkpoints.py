@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import constants
 
 from actframe.errors import ModelError
-from actframe.runs.checkpoints import Checkpoint, find_checkpoint, identity
+from actframe.runs.checkpoints import Checkpoint, find_checkpoint, identity, revision_of
 from actframe.runs.models import load_model
 
 
@@ -118,3 +118,17 @@ def test_smollm2_is_the_embedded_model_even_beside_a_folder_of_that_name(tmp_pat
     assert find_checkpoint("smollm2").source != "smollm2"
     assert find_checkpoint("./smollm2").source == "smollm2"
     assert identity("smollm2") != identity("./smollm2") == identity(tmp_path / "smollm2")
+
+
+def test_the_commit_of_a_hub_model_is_read_from_the_cache(tmp_path, monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (tmp_path / "models--owner--name" / "refs").mkdir()
+    (tmp_path / "models--owner--name" / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert revision_of(Checkpoint("owner/name", "owner/name")) == commit
+    assert revision_of(Checkpoint("here", str(snapshot))) == commit
+    assert revision_of(Checkpoint("other", "owner/other")) is None
+    assert revision_of(Checkpoint("folder", str(tmp_path))) is None

@@ -47,7 +47,7 @@ def test_the_demo_fits_a_terminal_of_80_columns(shown):
 def test_the_demo_reports_its_progress_on_stderr(shown):
     assert "4/4" in shown[0].stderr
     assert "tokens/s" in shown[0].stderr
-    assert "written" in shown[0].stderr
+    assert "on disk" in shown[0].stderr
 
 
 def test_a_second_demo_in_the_same_folder_has_results_of_its_own(shown):

@@ -52,11 +52,17 @@ def tiny(tiny_llama):
 
 def settings(*, capture=None, num_trials=1, limit=None, **generation):
     generation = {"max_new_tokens": 6, "batch_size": 4, **generation}
-    return RunSettings(num_trials, limit, GenerationSettings(**generation), capture)
+    return RunSettings(num_trials, limit, GenerationSettings(**generation), capture, layout="files")
 
 
 def lines_in(folder):
-    return [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    """The answers of a file, in the order of the plan: batches come in another one."""
+    lines = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    return sorted(lines, key=lambda line: (line["trial"], line["question_id"]))
+
+
+def bytes_in(folder):
+    return sum((folder / name).stat().st_size for name in ["answers.jsonl", *activation_files(folder)])
 
 
 def activation_files(folder):
@@ -131,7 +137,7 @@ def test_what_is_selected_is_saved_in_the_format_that_was_asked_for(storage, tin
         assert {site: tuple(tensor.shape) for site, tensor in data["activations"].items()} == {"layer_3": (1, 32)}
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["settings"]["capture"]["storage"] == storage
-    assert written["activation_bytes"] == sum((tmp_path / name).stat().st_size for name in activation_files(tmp_path))
+    assert written["bytes_on_disk"] == bytes_in(tmp_path)
 
 
 def test_both_strategies_save_the_same(tiny, tmp_path):
@@ -167,14 +173,14 @@ def test_progress_is_told_after_each_answer(tiny, tmp_path):
     assert [each.done for each in told] == list(range(10))
     assert {each.total for each in told} == {9}
     for field in fields(RunProgress):
-        values = [getattr(each, field.name) for each in told]
+        values = [each.written.bytes_on_disk if field.name == "written" else getattr(each, field.name) for each in told]
         assert values == sorted(values)
     assert told[0].accuracy == told[0].tokens_per_second == 0
     assert told[-1].correct == sum(answer["correct"] for answer in result.answers)
     assert told[-1].accuracy == pytest.approx(result.summary.accuracy)
     assert told[-1].tokens == sum(answer["output_tokens"] for answer in result.answers)
     assert told[-1].tokens_per_second > 0
-    assert told[-1].bytes_written == sum((tmp_path / name).stat().st_size for name in activation_files(tmp_path))
+    assert told[-1].written.bytes_on_disk == bytes_in(tmp_path)
 
 
 def assert_kept(folder, done, reason):
@@ -192,9 +198,9 @@ def assert_kept(folder, done, reason):
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 
 
-@pytest.mark.parametrize("calls", [1, 9])
+@pytest.mark.parametrize("calls", [2, 10])
 def test_an_interrupt_while_the_model_runs_keeps_what_is_finished(calls, tiny, tmp_path):
-    """Nine forwards are the first batch of four, six tokens each, and half of the second."""
+    """Ten forwards: one to see how large answers are, six of the first batch of four, and half of the second."""
     ran = []
 
     def interrupt(*_):
@@ -205,7 +211,7 @@ def test_an_interrupt_while_the_model_runs_keeps_what_is_finished(calls, tiny, t
     run = BenchmarkRun(tiny, Toy(), tmp_path, settings(capture=CaptureSettings()))
     with tiny.model.model.layers[2].register_forward_hook(interrupt), pytest.raises(KeyboardInterrupt):
         run.execute()
-    assert_kept(tmp_path, 0 if calls == 1 else 4, "interrupted")
+    assert_kept(tmp_path, 0 if calls == 2 else 4, "interrupted")
     assert len(run.execute().answers) == 9
 
 
@@ -222,7 +228,8 @@ def test_an_interrupt_between_two_answers_keeps_what_is_finished(tiny, tmp_path)
 def test_a_full_disk_keeps_what_is_finished_and_says_why_it_ended(tiny, tmp_path):
     """A limit on the size of files is what a test can have of a full disk: the longest answer's file exceeds it."""
     whole = BenchmarkRun(tiny, Toy(), tmp_path / "whole", settings(capture=CaptureSettings(), batch_size=1)).execute()
-    sizes = [(tmp_path / "whole" / answer["activations"]).stat().st_size for answer in whole.answers]
+    in_order = sorted(answer["activations"] for answer in whole.answers)
+    sizes = [(tmp_path / "whole" / name).stat().st_size for name in in_order]
     assert sizes[0] > sizes[1]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     ordered = settings(capture=CaptureSettings(), batch_size=1)
@@ -245,7 +252,8 @@ def test_what_an_earlier_run_left_is_renamed_and_kept(tiny, tmp_path):
     assert len(lines_in(tmp_path)) == 3
     (answers,) = tmp_path.glob("answers.*_*.jsonl")
     (results,) = tmp_path.glob("results.*_*.json")
-    assert [json.loads(line) for line in answers.read_text().splitlines()] == first.answers
+    kept = {line["question_id"]: line for line in map(json.loads, answers.read_text().splitlines())}
+    assert kept == {answer["question_id"]: answer for answer in first.answers}
     assert json.loads(results.read_text())["settings"]["limit"] == 2
 
 

@@ -66,16 +66,16 @@ def _prepare(output: Path, limit: int) -> BenchmarkRun:
 def _answer(job: BenchmarkRun) -> list[Path]:
     """Run, print what came of it, and give the activation files in the order of the questions."""
     result = execute(job)
-    order = {question.id: index for index, question in enumerate(job.questions)}
-    answers = sorted(result.answers, key=lambda answer: order[answer["question_id"]])
-    paths = activation_paths(job, answers)
+    paths = activation_paths(job, result.answers)
     console = stdout()
     console.print()
-    console.print(tables.answers_table("", answers))
+    console.print(tables.answers_table("", result.answers))
     console.print()
     console.print(tables.results_table("", result, by_subject=False))
     console.print()
-    print_path(job.folder, f"{len(paths)} activation files, {decimal(sum(path.stat().st_size for path in paths))}, in ")
+    print_path(
+        job.location, f"{len(paths)} activation files, {decimal(sum(path.stat().st_size for path in paths))}, in "
+    )
     return paths
 
 

@@ -46,6 +46,6 @@ class RunBar:
     def __call__(self, now: RunProgress) -> None:
         """Show a new state."""
         figures = [f"accuracy {now.accuracy:.0%}", f"{now.tokens_per_second:.0f} tokens/s"] if now.done else []
-        if now.bytes_written:
-            figures.append(f"{decimal(now.bytes_written)} written")
+        if now.written.bytes_on_disk:
+            figures.append(f"{decimal(now.written.bytes_on_disk)} on disk")
         self._progress.update(self._task, completed=now.done, total=now.total, figures=" ".join(figures))

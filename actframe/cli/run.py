@@ -69,7 +69,7 @@ def run(  # noqa: PLR0913 - typer reads the options from the signature
     job = BenchmarkRun(load_model(model, device=device), adapter, activation_save_dir, settings)
     result = execute(job)
     if as_json:
-        print_json({"folder": str(job.folder), **result.as_json(), "answers_given": result.answers})
+        print_json({"folder": job.location, **result.as_json(), "answers_given": result.answers})
     else:
         _report(job, result)
 
@@ -88,13 +88,13 @@ def execute(job: BenchmarkRun) -> RunResult:
             return job.execute(show)
     except BaseException:
         if done:
-            stderr().print(f"{done} finished answers are kept in {job.folder}", soft_wrap=True, markup=False)
+            stderr().print(f"{done} finished answers are kept in {job.location}", soft_wrap=True, markup=False)
         raise
 
 
 def activation_paths(job: BenchmarkRun, answers: Sequence[Mapping[str, Any]]) -> list[Path]:
     """The activation files of some answers of a run."""
-    return [job.folder / answer["activations"] for answer in answers if answer["activations"]]
+    return [Path(job.location, answer["activations"]) for answer in answers if answer["activations"]]
 
 
 @contextlib.contextmanager
@@ -110,13 +110,13 @@ def _report(job: BenchmarkRun, result: RunResult) -> None:
     console = stdout()
     console.print(tables.results_table(f"{job.benchmark.name}, answered by {job.model.name}", result))
     console.print()
-    print_path(job.folder / "results.json")
-    print_path(job.folder / "answers.jsonl")
+    print_path(Path(job.location, "results.json"))
+    print_path(Path(job.location, "answers.jsonl"))
     paths = activation_paths(job, result.answers)
     if not paths:
         return
     size = sum(path.stat().st_size for path in paths)
-    print_path(job.folder, f"{len(paths)} activation files, {decimal(size)}, in ")
+    print_path(job.location, f"{len(paths)} activation files, {decimal(size)}, in ")
     console.print("\nGo on with")
     commands = {
         "what is in the first file": actframe_command("show", paths[0]),

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
 from actframe.errors import ModelError
 from actframe.runs.smollm2 import HUB_ID, INSTALL, smollm2_folder
 
-__all__ = ["Checkpoint", "explain_missing", "find_checkpoint", "identity"]
+__all__ = ["Checkpoint", "explain_missing", "find_checkpoint", "identity", "revision_of"]
 
 EMBEDDED = "smollm2"
 HUB_TIMEOUT_SECONDS = 5.0
+
+_SNAPSHOT = re.compile(r"[/\\]snapshots[/\\]([0-9a-f]{40})(?=[/\\]|$)")
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,21 @@ def identity(name: str | os.PathLike[str]) -> str:
     text = os.fspath(name)
     path = _path(text)
     return str(path.resolve()) if text != EMBEDDED and os.path.exists(path) else text
+
+
+def revision_of(checkpoint: Checkpoint) -> str | None:
+    """The commit of the hub's repository that a model was read from; None where it did not come from the hub.
+
+    The hub's own cache says it, in the name of the folder: newer versions of transformers tell nobody.
+    """
+    source: object = os.path.realpath(_path(checkpoint.source))
+    if not os.path.exists(str(source)):
+        try:
+            source = try_to_load_from_cache(checkpoint.source, "config.json")
+        except HFValidationError:
+            return None
+    found = _SNAPSHOT.search(source) if isinstance(source, str) else None
+    return found[1] if found else None
 
 
 def _path(text: str) -> Path:

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from actframe.errors import ModelError
-from actframe.runs.checkpoints import Checkpoint, explain_missing, find_checkpoint, identity
+from actframe.runs.checkpoints import Checkpoint, explain_missing, find_checkpoint, identity, revision_of
 from actframe.runs.quiet import without_bars
 
 __all__ = ["KEPT_MODELS", "LoadedModel", "forget_models", "load_model"]
@@ -41,12 +41,14 @@ class LoadedModel:
         name: what records and results call it.
         model: a transformers model.
         tokenizer: None where the checkpoint has none; then `no_tokenizer` says why.
+        revision: the commit of the hub's repository that the weights came from; None where they came from elsewhere.
     """
 
     name: str
     model: Any
     tokenizer: PreTrainedTokenizerBase | None = None
     no_tokenizer: str = "none was given"
+    revision: str | None = None
 
     def __repr__(self) -> str:
         return f"<LoadedModel {self.name!r}, {type(self.model).__name__} on {self.device}>"
@@ -173,11 +175,13 @@ def _read(checkpoint: Checkpoint, device: torch.device, dtype: str | torch.dtype
         raise ModelError(f"cannot load model {checkpoint.name!r}: {reason}") from error
     # transformers says where the files were; records shall say what the user asked for.
     model.config.name_or_path = model.name_or_path = checkpoint.name
+    revision = revision_of(checkpoint)
     try:
-        return LoadedModel(checkpoint.name, model, AutoTokenizer.from_pretrained(checkpoint.source, **options))
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.source, **options)
     except Exception as error:
         # A model without a tokenizer can still be captured from; whoever needs text gets this reason.
-        return LoadedModel(checkpoint.name, model, no_tokenizer=_first_words(error))
+        return LoadedModel(checkpoint.name, model, no_tokenizer=_first_words(error), revision=revision)
+    return LoadedModel(checkpoint.name, model, tokenizer, revision=revision)
 
 
 def _read_model(checkpoint: Checkpoint, dtype: str | torch.dtype, options: dict[str, Any]) -> Any:

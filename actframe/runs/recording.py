@@ -17,7 +17,7 @@ from actframe.runs.models import LoadedModel
 from actframe.storage.atomic import check_writable
 from actframe.storage.files import activation_file_name, backend_named, save_activations
 
-__all__ = ["CaptureSettings", "RecordedBatch", "prepare_folder", "save_record"]
+__all__ = ["CaptureSettings", "RecordedBatch", "check_folder", "prepare_folder", "save_record"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,20 @@ class RecordedBatch:
         if [record.input_ids for record in records] != encoded:
             raise CaptureError(f"{len(encoded)} prompts gave {len(records)} records, or not of these prompts")
         return records
+
+
+def check_folder(folder: Path) -> None:
+    """See that files could be written in a folder, without making it.
+
+    Raises:
+        StorageError: they could not.
+    """
+    try:
+        path = folder.absolute()
+        # Not `exists`, which a file in the place of a folder would end.
+        check_writable(next(each for each in (path, *path.parents) if each.exists() or each.is_symlink()))
+    except OSError as error:
+        raise StorageError(f"cannot write to the folder {folder}: {error.strerror or error}") from error
 
 
 def prepare_folder(folder: Path) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,28 @@ from actframe.errors import StorageError
 from actframe.runs.statistics import Summary, summarize, summarize_by_subject
 from actframe.storage.atomic import replacing
 
-__all__ = ["ANSWERS", "RESULTS", "AnswerLog", "RunResult", "set_aside_earlier", "write_results"]
+__all__ = ["ANSWERS", "ANSWER_KEYS", "RESULTS", "AnswerLog", "RunResult", "set_aside_earlier", "write_results"]
 
 ANSWERS = "answers.jsonl"
 RESULTS = "results.json"
 FORMAT = "results/1"
+
+ANSWER_KEYS = (
+    "question_id",
+    "trial",
+    "subject",
+    "prompt",
+    "response",
+    "expected",
+    "extracted_answer",
+    "correct",
+    "unparsed",
+    "truncated",
+    "prompt_tokens",
+    "output_tokens",
+    "chance",
+)
+"""What an answer says; its record says the same, and more."""
 
 
 @dataclass(frozen=True)
@@ -27,26 +45,35 @@ class RunResult:
     """How a run went.
 
     Attributes:
-        circumstances: model, benchmark, settings, versions, start and duration: JSON-safe.
-        answers: one dictionary for each answer, as in `answers.jsonl`, in the order in which they came.
-        partial: the run ended before every answer was in.
+        circumstances: model, benchmark, settings, versions, sittings: JSON-safe.
+        answers: one dictionary for each answer, trial by trial in the order of the questions; of a store they are read
+            when they are asked for.
+        graded: the same with no more than what statistics need, where `answers` are on disk; else None.
+        partial: answers are missing.
         reason: what ended a partial run; else None.
+        new: how many of the answers were given in this sitting.
     """
 
     circumstances: Mapping[str, Any]
-    answers: list[dict[str, Any]]
+    answers: Sequence[Mapping[str, Any]]
+    graded: Sequence[Mapping[str, Any]] | None = None
     partial: bool = False
     reason: str | None = None
+    new: int = 0
 
-    @property
+    @cached_property
     def summary(self) -> Summary | None:
         """Accuracy with its error bars; None where the run ended before the first answer."""
-        return summarize(self.answers) if self.answers else None
+        return summarize(self._graded) if self._graded else None
 
-    @property
+    @cached_property
     def by_subject(self) -> dict[str, Summary]:
         """A summary of each subject, by name."""
-        return summarize_by_subject(self.answers)
+        return summarize_by_subject(self._graded)
+
+    @property
+    def _graded(self) -> Sequence[Mapping[str, Any]]:
+        return self.answers if self.graded is None else self.graded
 
     def as_json(self) -> dict[str, Any]:
         """What `results.json` holds."""
@@ -60,6 +87,10 @@ class RunResult:
             "by_subject": {subject: asdict(each) for subject, each in self.by_subject.items()},
         }
 
+    def encoded(self) -> bytes:
+        """The same as the text of a file."""
+        return (json.dumps(self.as_json(), indent=2, ensure_ascii=False) + "\n").encode()
+
 
 class AnswerLog:
     """`answers.jsonl` while a run writes it: one line for each answer, complete as soon as it is there."""
@@ -69,6 +100,12 @@ class AnswerLog:
         with _errors(self._path):
             # Unbuffered: a buffer would keep a line that the disk had no room for, and try again at every turn.
             self._file = self._path.open("xb", buffering=0)
+        self._size = 0
+
+    @property
+    def size(self) -> int:
+        """How many bytes the lines have."""
+        return self._size
 
     def append(self, answer: Mapping[str, Any]) -> None:
         """Hand one line to the system; after an error nothing of it remains."""
@@ -82,6 +119,7 @@ class AnswerLog:
                 self._file.truncate(start)
                 self._file.seek(start)
                 raise
+            self._size = self._file.tell()
 
     def sync(self) -> None:
         """Wait until every line is on disk."""
@@ -97,7 +135,7 @@ def write_results(result: RunResult, folder: Path) -> Path:
     """Write `results.json` in one step."""
     path = folder / RESULTS
     with _errors(path), replacing(path, ".json") as temporary:
-        temporary.write_text(json.dumps(result.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_bytes(result.encoded())
     return path
 
 

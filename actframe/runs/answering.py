@@ -1,0 +1,80 @@
+"""One batch of a run: the model answers, and each answer is joined with its record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from actframe.benchmarks.base import BenchmarkAdapter
+from actframe.records.record import ActivationRecord
+from actframe.runs.generation import GenerationSettings, Response, generate_batch
+from actframe.runs.grading import grade
+from actframe.runs.identity import versions
+from actframe.runs.models import LoadedModel
+from actframe.runs.plan import Job
+from actframe.runs.recording import RecordedBatch
+
+__all__ = ["answer_batch", "graded_record", "unrecorded"]
+
+
+def answer_batch(
+    model: LoadedModel, jobs: Sequence[Job], generation: GenerationSettings, seed: int, sink: RecordedBatch | None
+) -> list[tuple[Response, ActivationRecord]]:
+    """Each job's response with its record.
+
+    Args:
+        model: who answers.
+        jobs: what is asked, in one batch.
+        generation: how to answer.
+        seed: what the batch draws with.
+        sink: of the recorder that is recording; without one, records have no activations.
+    """
+    encoded = [job.input_ids for job in jobs]
+    responses = generate_batch(model, encoded, generation, seed)
+    if sink is not None:
+        records = sink.take(encoded)
+    else:
+        records = [unrecorded(model, job, response, len(jobs)) for job, response in zip(jobs, responses, strict=True)]
+    return list(zip(responses, records, strict=True))
+
+
+def graded_record(
+    model: LoadedModel, benchmark: BenchmarkAdapter, job: Job, response: Response, record: ActivationRecord
+) -> ActivationRecord:
+    """A record with everything that is said about the answer, so that it can be understood alone."""
+    question = job.question
+    return record.replace(
+        **grade(benchmark, question, response),
+        trial=job.trial,
+        # The recorder's own prompt is what the model saw, chat template included.
+        prompt=job.prompt,
+        response=response.text,
+        prompt_tokens=response.prompt_tokens,
+        output_tokens=len(response.output_ids),
+        chance=1 / len(question.choices) if question.choices else None,
+        model=model.name,
+        device=str(model.device),
+    )
+
+
+def unrecorded(model: LoadedModel, job: Job, response: Response, batch_size: int) -> ActivationRecord:
+    """The record of an answer of which nothing was recorded: what a recorder says, without activations."""
+    said: dict[str, Any] = {
+        "prompt": job.prompt,
+        "response": response.text,
+        "model": model.name,
+        "timestamp": datetime.now(UTC).isoformat(),
+        "input_ids": job.input_ids,
+        "output_ids": response.output_ids,
+        "positions": [],
+        "site_positions": {},
+        "sites": [],
+        "dtype": str(model.model.dtype).removeprefix("torch."),
+        "attn_implementation": getattr(model.model.config, "_attn_implementation", None),
+        "batch_size": batch_size,
+        "activations": {},
+    }
+    for name in ("actframe", "torch", "transformers"):
+        said[f"{name}_version"] = versions()[name]
+    return ActivationRecord(said)

@@ -1,0 +1,168 @@
+"""What defines a run, as JSON: what a store keeps of its run, and what a command that goes on with it must match.
+
+Some of it is said by the command (the model, the questions, the settings): with other values the answers would be
+those of another run. The rest is where and with what it was computed: every record carries its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from actframe.capture.selection import Selection
+from actframe.capture.sites import summarise
+from actframe.runs.models import LoadedModel
+from actframe.runs.plan import RunPlan
+from actframe.runs.recording import CaptureSettings, RecordedBatch
+from actframe.runs.settings import RunSettings
+
+__all__ = ["Difference", "compare_runs", "describe_run", "versions"]
+
+CIRCUMSTANCES = ("device", "attn_implementation", "versions")
+"""What may differ between two sittings of one run."""
+
+SAMPLED_VALUES = 16
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing in which the run that is stored and the one that is asked for are not alike.
+
+    Attributes:
+        key: where it is, with dots: `generation.batch_size`.
+        stored, asked: both values.
+        is_circumstance: it is about where and with what the run is computed, not about what it is.
+    """
+
+    key: str
+    stored: Any
+    asked: Any
+    is_circumstance: bool
+
+    def __str__(self) -> str:
+        stored, asked = self.stored, self.asked
+        if isinstance(stored, list) and isinstance(asked, list):
+            stored = [each for each in self.stored if each not in self.asked]
+            asked = [each for each in self.asked if each not in self.stored]
+        return f"{self.key}: {_shown(stored)} -> {_shown(asked)}"
+
+
+def describe_run(model: LoadedModel, benchmark: str, plan: RunPlan, settings: RunSettings) -> dict[str, Any]:
+    """Everything that defines a run, JSON-safe.
+
+    Args:
+        model: who answers. A few values of each of its parameters are hashed, so that other weights of the same name
+            are told apart.
+        benchmark: the name of the adapter.
+        plan: the questions, and what is made of them.
+        settings: how they are answered.
+    """
+    generation = asdict(settings.generation)
+    chat = model.is_chat if generation.pop("chat") is None else settings.generation.chat
+    template = getattr(model.tokenizer, "chat_template", None) if chat else None
+    return {
+        "model": {
+            "name": model.name,
+            "revision": model.revision,
+            "class": type(model.model).__name__,
+            "dtype": str(model.model.dtype).removeprefix("torch."),
+            "weights": _weights(model.model),
+        },
+        "benchmark": {
+            "name": benchmark,
+            "questions": len(plan.questions),
+            "fingerprint": _hash((job.question.id, job.prompt) for job in plan.jobs[: len(plan.questions)]),
+        },
+        "prompt": {"chat": chat, "template": _hash([template]) if template else None},
+        "generation": generation,
+        "num_trials": settings.num_trials,
+        "limit": settings.limit,
+        "capture": _capture(model, settings.capture),
+        "device": str(model.device),
+        "attn_implementation": getattr(model.model.config, "_attn_implementation", None),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """What runs here."""
+    return {
+        "actframe": metadata.version("actframe"),
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def compare_runs(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[Difference]:
+    """Where two runs, as `describe_run` tells of them, are not alike.
+
+    >>> for each in compare_runs({"limit": 10, "model": {"name": "a"}}, {"limit": None, "model": {"name": "a"}}):
+    ...     print(each)
+    limit: 10 -> none
+    """
+    same_version = stored.get("versions", {}).get("actframe") == asked.get("versions", {}).get("actframe")
+    return list(_differences("", stored, asked, same_version))
+
+
+def _differences(
+    prefix: str, stored: Mapping[str, Any], asked: Mapping[str, Any], same_version: bool
+) -> Iterator[Difference]:
+    for key in dict.fromkeys([*stored, *asked]):
+        ours, theirs, path = stored.get(key), asked.get(key), f"{prefix}{key}"
+        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+            yield from _differences(f"{path}.", ours, theirs, same_version)
+        elif ours != theirs:
+            # Another version may say more of a run, or less, than this one.
+            unsaid = not same_version and not (key in stored and key in asked)
+            yield Difference(path, ours, theirs, unsaid or path.partition(".")[0] in CIRCUMSTANCES)
+
+
+def _capture(model: LoadedModel, capture: CaptureSettings | None) -> dict[str, Any] | None:
+    if capture is None:
+        return None
+    # The sites that the model has of what was asked: two ways to say the same are the same.
+    selection = {**Selection.of(capture.select).as_json(), "sites": capture.recorder(model, RecordedBatch()).sites}
+    return {**selection, "strategy": capture.strategy, "storage": capture.storage}
+
+
+def _hash(parts: Iterable[Any]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(json.dumps(part, sort_keys=True).encode() + b"\n")
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _weights(model: nn.Module) -> str:
+    """A hash of the first and last values of each parameter: reading a large model whole would take minutes."""
+    digest = hashlib.sha256()
+    for parameter in model.parameters():
+        digest.update(f"{tuple(parameter.shape)} {parameter.dtype}\n".encode())
+        # Tensors of a kind of their own (sharded, quantized, elsewhere) have no values that can be read like this.
+        if type(parameter) in (nn.Parameter, Tensor) and not parameter.is_meta and parameter.numel():
+            values = parameter.detach()
+            for end, part in ((0, slice(SAMPLED_VALUES)), (-1, slice(-SAMPLED_VALUES, None))):
+                row = values[(end,) * (values.dim() - 1)].reshape(-1)[part]
+                digest.update(row.contiguous().view(torch.uint8).cpu().numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _shown(value: Any) -> str:
+    """A value in few words."""
+    if value is None or value == []:
+        return "none"
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return f"{summarise(value)} ({len(value)})"
+    if isinstance(value, str):
+        return value if len(value) <= 80 and not value.startswith("sha256:") else f"{value[:19]}..."
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -1,0 +1,91 @@
+"""Whether what a run writes finds room: on the disk, and in what the user allows it to take."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Container, Iterable
+
+from rich.filesize import decimal
+
+from actframe.errors import StorageError
+from actframe.runs.layout import RunLayout
+from actframe.runs.plan import Job, Key, PlannedBatch
+from actframe.runs.settings import RunSettings
+from actframe.runs.sizes import STORED, AnswerSizes
+
+__all__ = ["DiskRoom"]
+
+ONE_TOKEN = 1
+
+
+class DiskRoom:
+    """The room that one run has on the disk.
+
+    Args:
+        layout: where it writes.
+        settings: how much it may write, and how long answers become.
+        sizes: how large they are.
+        ratio: how much smaller the storage backend makes activations.
+    """
+
+    def __init__(self, layout: RunLayout, settings: RunSettings, sizes: AnswerSizes, ratio: float) -> None:
+        self._layout = layout
+        self._limit = settings.max_disk_bytes
+        self._longest = settings.generation.max_new_tokens
+        self._shard_bytes = settings.shard_bytes if settings.layout == "store" else 0
+        self._sizes = sizes
+        self._ratio = ratio
+        self.refused: str | None = None
+
+    def check(self, jobs: Iterable[Job]) -> None:
+        """Say before the work starts if the answers to these jobs cannot, or may not, find room on the disk.
+
+        Raises:
+            StorageError: they cannot, even if each were one token long.
+        """
+        free = self._layout.free_bytes()
+        if free is None:
+            return
+        lengths = [len(job.input_ids) for job in jobs]
+        least = sum(self._sizes.stored_bytes(length, ONE_TOKEN, self._ratio) for length in lengths)
+        most = sum(self._sizes.stored_bytes(length, self._longest, self._ratio) for length in lengths)
+        if self._limit is not None:
+            allowed = max(0, self._limit - self._layout.written().bytes_on_disk)
+            least, most = min(least, allowed), min(most, allowed)
+        # While a shard is made, its activations are there twice.
+        most += min(most, 2 * self._shard_bytes)
+        where = f"{decimal(free)} are free on the disk of {self._layout.location}"
+        advice = "free some space, record fewer sites or positions, or give a folder on another disk"
+        if least > free:
+            raise StorageError(f"the activations of the prompts alone take {decimal(least)}, and {where}; {advice}")
+        if most > free:
+            warnings.warn(
+                f"if every answer becomes as long as it may ({self._longest} tokens), this run needs "
+                f"{decimal(most)}, and {where}; what is finished is kept if the disk becomes full",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def fits(self, batch: PlannedBatch, done: Container[Key]) -> bool:
+        """Whether one more batch fits into the limit, however long its answers become.
+
+        Where what waits to be written may not fit beside it, that is written first, and then its size is known.
+        `refused` then says why not.
+        """
+        if self._limit is None:
+            return True
+        jobs = [job for job in batch.jobs if job.key not in done]
+        coming = sum(self._sizes.stored_bytes(len(job.input_ids), self._longest) for job in jobs)
+        now = self._layout.written()
+        waiting = now.queued_bytes + now.queued_records * (self._sizes.line_bytes + STORED)
+        if now.bytes_on_disk + waiting + coming <= self._limit:
+            return True
+        self._layout.flush()
+        taken = self._layout.written().bytes_on_disk
+        if taken + coming <= self._limit:
+            return True
+        self.refused = (
+            f"the folder may take {decimal(self._limit)} and has {decimal(taken)}; "
+            f"the next {len(jobs)} answers could take {decimal(coming)}"
+        )
+        return False

@@ -1,0 +1,70 @@
+"""RunSettings: how a benchmark is run, and how what comes of it is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Literal, get_args
+
+from actframe.errors import SettingsError
+from actframe.runs.generation import GenerationSettings
+from actframe.runs.recording import CaptureSettings
+
+__all__ = ["LAYOUTS", "Layout", "RunSettings"]
+
+Layout = Literal["store", "files"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How a benchmark is run.
+
+    Attributes:
+        num_trials: how often each question is answered; more than once needs a temperature above 0.
+        limit: answer only so many questions, the first ones.
+        generation: how answers are generated.
+        capture: what is recorded of each answer; None for a plain benchmark run.
+        layout: `"store"` keeps everything in one `ActivationStore`, which resumes; `"files"` writes a line and a
+            file of its own for each answer.
+        max_disk_bytes: end the run, so that it can be resumed, before its folder takes more than this; None for no
+            limit.
+        shard_bytes: how large the files of a store become.
+        flush_every: how much of a store a crash can cost: so much time, or so many answers; None for a whole shard.
+    """
+
+    num_trials: int = 1
+    limit: int | None = None
+    generation: GenerationSettings = field(default_factory=GenerationSettings)
+    capture: CaptureSettings | None = None
+    layout: Layout = "files"
+    max_disk_bytes: int | None = None
+    shard_bytes: int = 256 << 20
+    flush_every: timedelta | int | None = timedelta(minutes=5)
+
+    def __post_init__(self) -> None:
+        _check_whole("num_trials", self.num_trials)
+        _check_whole("limit", self.limit, " or None for all")
+        _check_whole("max_disk_bytes", self.max_disk_bytes, " or None for no limit")
+        _check_whole("shard_bytes", self.shard_bytes)
+        if isinstance(self.flush_every, timedelta):
+            if self.flush_every <= timedelta(0):
+                raise SettingsError(f"flush_every is {self.flush_every}; it must be longer than nothing")
+        else:
+            _check_whole("flush_every", self.flush_every, " a timedelta, or None for whole shards")
+        if self.layout not in LAYOUTS:
+            raise SettingsError(f"no layout {self.layout!r}; there are {', '.join(LAYOUTS)}")
+        if self.num_trials > 1 and self.generation.temperature == 0:
+            raise SettingsError(
+                f"{self.num_trials} trials at temperature 0 would give each answer {self.num_trials} times; "
+                f"set a temperature above 0, or num_trials to 1"
+            )
+
+
+def _check_whole(name: str, value: Any, otherwise: str = "") -> None:
+    """A number of things; None where the default or `otherwise` allows it."""
+    if value is None and otherwise:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        also = f",{otherwise}" if otherwise else ""
+        raise SettingsError(f"{name} is {value!r}; it must be a whole number, at least 1{also}")

@@ -1,0 +1,91 @@
+"""How large the answers of a run become, known from the record of one."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from actframe.capture.selection import Selection
+from actframe.records.record import ActivationRecord
+
+__all__ = ["AnswerSizes"]
+
+TEXT_PER_TOKEN, IDS_PER_TOKEN, POSITION = 6, 7, 6
+"""Bytes that a token takes in a line of JSON: its text, its id, its position."""
+
+STORED = 250
+"""Bytes that a ledger line has beside what the record says."""
+
+
+@dataclass(frozen=True)
+class AnswerSizes:
+    """Bytes of an answer, by the length of its prompt and of its response in tokens.
+
+    Attributes:
+        row_bytes: of one position of all sites that have every position.
+        pattern_bytes: of one position and one key of all attention patterns.
+        late_bytes: of one position of the sites that are computed for the response alone, logits for example.
+        encoder_bytes: of one position of the sites of an encoder.
+        line_bytes: what a line of JSON says beside texts, ids and positions.
+    """
+
+    selection: Selection
+    is_encoder_decoder: bool
+    row_bytes: int
+    pattern_bytes: int
+    late_bytes: int
+    encoder_bytes: int
+    line_bytes: int
+
+    @classmethod
+    def of(cls, record: ActivationRecord, selection: Selection, is_encoder_decoder: bool) -> AnswerSizes:
+        """Of answers like this one, whatever their length."""
+        kinds = {"row_bytes": 0, "pattern_bytes": 0, "late_bytes": 0, "encoder_bytes": 0}
+        for site, tensor in record.activations.items():
+            kind = "late_bytes" if site in record.site_positions else "row_bytes"
+            if is_encoder_decoder and site.startswith("encoder."):
+                kind = "encoder_bytes"
+            elif site.rpartition(".")[2] == "attn_probs":
+                kind = "pattern_bytes"
+            own = tensor.shape[:1] if kind == "pattern_bytes" else tensor.shape[1:]
+            kinds[kind] += math.prod(own) * tensor.element_size()
+        said = {key: value for key, value in record.items() if key not in _GROWING}
+        line = len(json.dumps(said, ensure_ascii=False).encode())
+        return cls(selection, is_encoder_decoder, **kinds, line_bytes=line)
+
+    def tensor_bytes(self, prompt_tokens: int, output_tokens: int) -> int:
+        """Of the activations of one answer, in memory."""
+        prompt = 1 if self.is_encoder_decoder else prompt_tokens
+        # The last token was never fed back, so it has no activations.
+        length = prompt + max(0, output_tokens - 1)
+        chosen = self.selection.choose(length, prompt)
+        late = [position for position in chosen if position >= prompt - 1]
+        encoded = self.selection.choose(prompt_tokens, prompt_tokens) if self.encoder_bytes else []
+        rows = self._rows
+        return (
+            rows(chosen) * (self.row_bytes + self.pattern_bytes * length)
+            + rows(late) * self.late_bytes
+            + rows(encoded) * self.encoder_bytes
+        )
+
+    def line(self, prompt_tokens: int, output_tokens: int) -> int:
+        """Of what is said about one answer, as a line of JSON."""
+        tokens = prompt_tokens + output_tokens
+        positions = len(self.selection.choose(tokens, prompt_tokens)) if self.row_bytes else 0
+        return self.line_bytes + tokens * (TEXT_PER_TOKEN + IDS_PER_TOKEN) + positions * POSITION
+
+    def stored_bytes(self, prompt_tokens: int, output_tokens: int, ratio: float = 1.0) -> int:
+        """Of one answer on disk: its activations, smaller by `ratio`, and its line, which is there twice."""
+        tensors = self.tensor_bytes(prompt_tokens, output_tokens)
+        return math.ceil(tensors / ratio) + 2 * self.line(prompt_tokens, output_tokens) + STORED
+
+    def _rows(self, positions: list[int]) -> int:
+        return min(1, len(positions)) if self.selection.reduce else len(positions)
+
+
+_GROWING: Mapping[str, Any] = dict.fromkeys(
+    ("activations", "prompt", "response", "input_ids", "output_ids", "positions", "site_positions")
+)

@@ -1,0 +1,85 @@
+"""The plan of a run: every answer once, and the same batches whatever is done already."""
+
+import pytest
+
+from actframe import BenchmarkAdapter, Question
+from actframe.errors import BenchmarkError, PromptError
+from actframe.runs.generation import GenerationSettings
+from actframe.runs.models import LoadedModel
+from actframe.runs.plan import RunPlan
+from actframe.runs.settings import RunSettings
+
+
+class Lengths(BenchmarkAdapter):
+    """Questions of the given lengths."""
+
+    name = "lengths"
+
+    def __init__(self, *lengths):
+        self._lengths = lengths
+
+    def questions(self):
+        return [Question(f"q{number}", "x" * length, "A") for number, length in enumerate(self._lengths)]
+
+    def prompt(self, question):
+        return question.text
+
+    def extract_answer(self, response, question):
+        return None
+
+
+@pytest.fixture
+def plan(tiny_llama):
+    def make(*lengths, num_trials=1, limit=None, **generation):
+        generation = {"max_new_tokens": 4, "batch_size": 2, "temperature": 1.0, "seed": 7, **generation}
+        settings = RunSettings(num_trials, limit, GenerationSettings(**generation))
+        return RunPlan(LoadedModel("tiny", *tiny_llama), Lengths(*lengths), settings)
+
+    return make
+
+
+def keys_of(batches):
+    return [[job.key for job in batch.jobs] for batch in batches]
+
+
+def test_every_question_is_asked_in_every_trial_and_trials_come_one_after_another(plan):
+    jobs = plan(3, 1, 2, num_trials=2).jobs
+    assert [job.key for job in jobs] == [(f"q{number}", trial) for trial in (0, 1) for number in (0, 1, 2)]
+    assert [job.prompt for job in jobs[:3]] == ["xxx", "x", "xx"]
+    assert [len(job.input_ids) for job in jobs[:3]] == [3, 1, 2]
+
+
+def test_batches_hold_each_job_once_and_draw_with_seeds_of_their_own(plan):
+    made = plan(3, 1, 2, 5, 4)
+    assert keys_of(made.batches) == [[("q3", 0), ("q4", 0)], [("q0", 0), ("q2", 0)], [("q1", 0)]]
+    assert [batch.seed for batch in made.batches] == [7, 8, 9]
+
+
+def test_a_batch_of_which_one_answer_is_missing_is_computed_whole_with_its_own_seed(plan):
+    made = plan(3, 1, 2, 5, 4)
+    assert list(made.remaining(set())) == made.batches
+    (left,) = made.remaining({("q3", 0), ("q4", 0), ("q2", 0), ("q1", 0)})
+    assert left is made.batches[1]
+    assert list(made.remaining({job.key for job in made.jobs})) == []
+
+
+def test_answers_to_other_questions_change_nothing(plan):
+    made = plan(3, 1)
+    assert list(made.remaining({("elsewhere", 0), ("q0", 5)})) == made.batches
+
+
+def test_the_limit_takes_the_first_questions(plan):
+    assert [question.id for question in plan(3, 1, 2, limit=2).questions] == ["q0", "q1"]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "error", "message"),
+    [
+        ((), BenchmarkError, "'lengths' has no questions"),
+        ((1, 0), PromptError, "question 'q1' of 'lengths': prompt 0 of 1 is empty"),
+        ((1, 500), PromptError, "question 'q1' of 'lengths': .*too long: 500"),
+    ],
+)
+def test_questions_that_cannot_be_asked_are_named(plan, lengths, error, message):
+    with pytest.raises(error, match=message):
+        plan(*lengths)
