@@ -7,6 +7,7 @@ import os
 import pickle
 import resource
 import secrets
+import shutil
 import signal
 import stat
 import subprocess
@@ -35,6 +36,7 @@ class PlainFileSystem(LocalFileSystem):
     """A third party's: files that grow while they are written, and renaming that replaces nothing."""
 
     protocol = "plain"
+    fails_after_renaming = False
 
     @classmethod
     def _strip_protocol(cls, path):
@@ -44,6 +46,8 @@ class PlainFileSystem(LocalFileSystem):
         if os.path.exists(path2):
             raise OSError(errno.EEXIST, "the server has a file of that name", path2)
         os.rename(path1, path2)
+        if self.fails_after_renaming:
+            raise TimeoutError("the server does not answer")
 
 
 fsspec.register_implementation("plain", PlainFileSystem, clobber=True)
@@ -182,6 +186,23 @@ def test_what_others_write_is_seen_at_once(folder, location):
     assert folder.sizes("ledger") == {}
 
 
+def test_what_another_program_writes_to_a_bucket_is_seen_at_once(s3_url):
+    folder = store_folder(f"{s3_url}/{secrets.token_hex(4)}")
+    program = fsspec.filesystem("s3", skip_instance_cache=True)
+    name = f"{folder.location}/ledger/x"
+    for content in (b"one", b"one and two", b"three"):
+        program.pipe_file(name, content)
+        assert folder.sizes("ledger") == {"x": len(content)}
+        assert folder.folders() == ["ledger"]
+        assert folder.read("ledger/x") == content
+        assert folder.read("ledger/x", 1) == content[1:]
+        assert folder.local("ledger/x").read_bytes() == content
+    program.rm_file(name)
+    assert folder.sizes("ledger") == {}
+    assert not folder.exists()
+    assert folder.create("ledger/x", b"four")
+
+
 @pytest.mark.parametrize(
     "action",
     [
@@ -308,6 +329,27 @@ def test_a_file_that_cannot_be_published_stays_in_the_workspace(folder):
     assert path.read_bytes() == b"whole"
 
 
+def test_an_upload_that_failed_late_is_not_in_the_way_of_the_next(tmp_path, monkeypatch):
+    folder = store_folder(f"plain:/{tmp_path}/run")
+    path = in_workspace(folder, b"whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(PlainFileSystem, "fails_after_renaming", True)
+        with pytest.raises(StorageError, match="x.bin: the server does not answer"):
+            folder.publish(path, "shards/x.bin")
+    assert all_names(folder) == []
+    folder.publish(path, "shards/x.bin")
+    assert folder.read("shards/x.bin") == b"whole"
+
+
+def test_a_write_that_failed_late_is_whole(tmp_path, monkeypatch):
+    folder = store_folder(f"plain:/{tmp_path}/run")
+    monkeypatch.setattr(PlainFileSystem, "fails_after_renaming", True)
+    with pytest.raises(StorageError, match="results.json: the server does not answer"):
+        folder.write("results.json", b"whole")
+    assert folder.read("results.json") == b"whole"
+    assert all_names(folder) == ["results.json"]
+
+
 # Everywhere: logs
 
 
@@ -351,6 +393,17 @@ def test_a_log_that_is_written_is_not_adopted(folder, location):
         for name in folder.sizes("ledger"):
             assert folder.adopt_log(f"ledger/{name}") is None
             assert store_folder(location).adopt_log(f"ledger/{name}") is None
+
+
+def test_only_a_log_that_is_known_to_be_written_has_a_writer(folder, location):
+    log = folder.open_log("ledger/w.jsonl")
+    log.append(b"one\n")
+    (name,) = folder.sizes("ledger")
+    known = isinstance(folder, LocalFolder)
+    assert folder.has_writer(f"ledger/{name}") is known
+    assert store_folder(location).has_writer(f"ledger/{name}") is known
+    log.close()
+    assert folder.has_writer(f"ledger/{name}") is False
 
 
 def test_readers_beside_a_writer_see_whole_appends(folder, location):
@@ -664,6 +717,7 @@ def closed_store():
         os.seteuid(0)
     for each in everything:
         each.chmod(0o755)
+    shutil.rmtree(path)
 
 
 def test_a_store_that_may_not_be_written_is_read(closed_store):
@@ -707,6 +761,7 @@ def test_one_folder_of_a_store_that_may_not_be_written_is_enough():
         if is_root:
             os.seteuid(0)
         (path / "shards").chmod(0o755)
+        shutil.rmtree(path)
 
 
 @pytest.fixture
@@ -1094,20 +1149,31 @@ def test_what_was_fetched_is_not_fetched_again_until_it_changes(location):
     assert folder.local("shards/x.bin").read_bytes() == b"other"
 
 
+@pytest.mark.parametrize("place", PLACES[1:])
+def test_what_a_forked_process_deletes_is_still_there_for_this_one(folder):
+    folder.write("shards/x.bin", b"x")
+    path = folder.local("shards/x.bin")
+    child = forked(lambda: folder.remove("shards/x.bin"))
+    child.join(60)
+    assert child.exitcode == 0
+    assert path.read_bytes() == b"x"
+
+
 @pytest.mark.parametrize("end", ["", "del folder; print(all(path.exists() for path in paths)); paths = []"])
 def test_local_copies_are_gone_when_the_process_ends(tmp_path, end):
     script = f"""
-import os
+import os, sys
 from actframe.storage.folders import store_folder
 folder = store_folder("memory://x/y")
 folder.write("shards/x.bin", b"x")
 paths = [folder.local("shards/x.bin"), folder.workspace() / ".half"]
 paths[1].write_bytes(b"x")
-child = os.fork()
-if not child:
-    folder.local("shards/x.bin")
-    os._exit(0)
-os.waitpid(child, 0)
+for end in (os._exit, sys.exit):
+    child = os.fork()
+    if not child:
+        folder.local("shards/x.bin")
+        end(0)
+    assert os.waitpid(child, 0)[1] == 0
 print(all(path.exists() for path in paths))
 {end}
 """

@@ -188,7 +188,9 @@ class RemoteFiles:
             try:
                 self._fs.mv(hidden, path)
             except OSError:
-                # There are servers that rename onto no other file.
+                # There are servers that rename onto no other file. And there are answers that get lost.
+                if not self._fresh(hidden).exists(hidden) or not self.has(name):
+                    raise
                 self.remove(name)
                 self._fs.mv(hidden, path)
         except BaseException:
