@@ -146,6 +146,13 @@ class LocalFolder(StoreFolder):
                 undo.pop_all()
             return LocalLog(path, file)
 
+    def has_writer(self, name: str) -> bool:
+        path = self._path(name)
+        with storage_errors(f"cannot open {path}"):
+            _check_file(path)
+            with path.open("rb", buffering=0) as file:
+                return _is_locked(file)
+
     def is_writable(self) -> bool:
         try:
             for folder in (_nearest(self.path), *(self.path / name for name in self.folders())):
@@ -268,6 +275,20 @@ def _lock(file: FileIO) -> bool:
             raise
         return False
     return True
+
+
+def _is_locked(file: FileIO) -> bool:
+    """Whether another has the lock for certain."""
+    if sys.platform == "win32":
+        return False
+    try:
+        # Shared, so that two who ask at once do not take each other for a writer.
+        fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in HELD_BY_ANOTHER + NO_LOCKS:
+            raise
+        return error.errno in HELD_BY_ANOTHER
+    return False
 
 
 def _check_file(path: Path) -> None:

@@ -101,6 +101,10 @@ class StoreFolder(ABC):
     def adopt_log(self, name: str) -> Log | None:
         """Open a log whose writer has ended; None where it still writes, or where no one can tell."""
 
+    def has_writer(self, name: str) -> bool:
+        """Whether a log is known to be open in a process that still runs; False also where no one can tell."""
+        return False
+
     @abstractmethod
     def is_writable(self) -> bool:
         """Whether files can be written here, which is tried."""
