@@ -159,6 +159,19 @@ def test_closing_twice_does_nothing_and_appending_afterwards_is_refused(tmp_path
     assert len(store) == 2
 
 
+def test_a_store_that_begins_to_write_has_a_writer_before_its_first_record(tmp_path):
+    store = ActivationStore(tmp_path / "run")
+    assert store.folder.sizes("ledger") == {}
+    store.begin()
+    store.begin()
+    (ledger,) = store.folder.sizes("ledger")
+    assert store.folder.has_writer(f"ledger/{ledger}")
+    store.close()
+    assert store.folder.sizes("ledger") == {}
+    with pytest.raises(StorageError, match="was closed"):
+        store.begin()
+
+
 def test_a_store_of_which_nothing_was_written_leaves_no_ledger(tmp_path):
     with ActivationStore(tmp_path / "run"):
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,10 +14,25 @@ from actframe.errors import FormatError, StorageError
 from actframe.records.packing import json_safe
 from actframe.storage.store_folder import StoreFolder
 
-__all__ = ["FORMAT", "IDENTITY", "StoreIdentity", "begin_store", "read_identity"]
+__all__ = [
+    "FORMAT",
+    "IDENTITY",
+    "RESULTS",
+    "StoreIdentity",
+    "begin_anew",
+    "begin_store",
+    "check_new",
+    "is_store",
+    "read_identity",
+]
 
 FORMAT = "store/1"
 IDENTITY = "run.json"
+RESULTS = "results.json"
+"""Where a benchmark run leaves its results in its store."""
+
+_OWN_FILE = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]+[-.]")
+"""How the names of shards and ledgers begin: with their writer."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +56,40 @@ def begin_store(folder: StoreFolder, backend: str, run: Mapping[str, Any] | None
     Raises:
         StorageError: the folder holds other things, or cannot be written.
     """
+    check_new(folder)
+    folder.create(IDENTITY, _content(backend, run))
+
+
+def begin_anew(folder: StoreFolder, backend: str, run: Mapping[str, Any] | None) -> None:
+    """Delete everything of the store that is in the folder, and begin another in its place.
+
+    Files that are not the store's stay. What is on the way there can be opened as the old store, with fewer records.
+    """
+    for below in ("shards", "ledger", "quarantine"):
+        for name in folder.sizes(below):
+            if _OWN_FILE.match(name):
+                folder.remove(f"{below}/{name}")
+    if RESULTS in folder.sizes(""):
+        folder.remove(RESULTS)
+    folder.write(IDENTITY, _content(backend, run))
+
+
+def is_store(folder: StoreFolder) -> bool:
+    """Whether there is a store, or what is left of one."""
+    return IDENTITY in folder.sizes("") or bool(folder.sizes("ledger") or folder.sizes("shards"))
+
+
+def check_new(folder: StoreFolder) -> None:
+    """See that a store can be begun in the folder, or has been.
+
+    Raises:
+        StorageError: the folder holds other things.
+    """
     found = [*folder.folders(), *folder.sizes("")]
     if found and IDENTITY not in found:
         raise StorageError(
             f"{folder.location} is not a store, and holds other things ({', '.join(found[:5])}); choose a new folder"
         )
-    content = {
-        "format": FORMAT,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "actframe_version": metadata.version("actframe"),
-        "backend": backend,
-        "run": None if run is None else json_safe(run),
-    }
-    folder.create(IDENTITY, json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
 def read_identity(folder: StoreFolder) -> StoreIdentity:
@@ -63,7 +100,7 @@ def read_identity(folder: StoreFolder) -> StoreIdentity:
         FormatError: it is that of a version that this one does not know, or damaged.
     """
     if IDENTITY not in folder.sizes(""):
-        if folder.sizes("ledger") or folder.sizes("shards"):
+        if is_store(folder):
             return StoreIdentity("safetensors", None, None)
         there = "what is there is none" if folder.exists() else "there is nothing at that path"
         raise StorageError(f"there is no store at {folder.location}: {there}")
@@ -79,3 +116,14 @@ def read_identity(folder: StoreFolder) -> StoreIdentity:
             f"a newer version may read it"
         )
     return identity
+
+
+def _content(backend: str, run: Mapping[str, Any] | None) -> bytes:
+    content = {
+        "format": FORMAT,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "actframe_version": metadata.version("actframe"),
+        "backend": backend,
+        "run": None if run is None else json_safe(run),
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n"

@@ -99,6 +99,15 @@ class ActivationStore(StoreView):
 
     # Writing.
 
+    def begin(self) -> None:
+        """Begin to write now and not with the first record: from here on others can tell that somebody does.
+
+        Raises:
+            StorageError: it cannot be written, or was closed.
+        """
+        if self._writer is None:
+            self._writer = self._begin_writing()
+
     def append(self, record: Mapping[str, Any]) -> None:
         """Hand over a record; it is written in the background. Waits while the queue is full.
 
@@ -109,8 +118,8 @@ class ActivationStore(StoreView):
                 was not taken, earlier ones are kept, and the next call tries again to write them.
         """
         arrival = arrive(record)
-        if self._writer is None:
-            self._writer = self._begin_writing()
+        self.begin()
+        assert self._writer is not None
         self._writer.put(arrival)
 
     def flush(self) -> None:
