@@ -22,6 +22,7 @@ __all__ = [
     "begin_anew",
     "begin_store",
     "check_new",
+    "identity_content",
     "is_store",
     "read_identity",
 ]
@@ -43,21 +44,25 @@ class StoreIdentity:
         backend: the storage backend that the store was begun with.
         run: what defines the run whose records it holds, or None.
         created: when it was begun, ISO 8601.
+        origin: what it was made from, if from other stores: `{"converted": ...}` or `{"merged": [...]}`.
     """
 
     backend: str
     run: dict[str, Any] | None
     created: str | None
+    origin: dict[str, Any] | None = None
 
 
-def begin_store(folder: StoreFolder, backend: str, run: Mapping[str, Any] | None) -> None:
+def begin_store(
+    folder: StoreFolder, backend: str, run: Mapping[str, Any] | None, origin: Mapping[str, Any] | None = None
+) -> None:
     """Write `run.json`; of several processes that begin a store at once, the first one does.
 
     Raises:
         StorageError: the folder holds other things, or cannot be written.
     """
     check_new(folder)
-    folder.create(IDENTITY, _content(backend, run))
+    folder.create(IDENTITY, identity_content(backend, run, origin))
 
 
 def begin_anew(folder: StoreFolder, backend: str, run: Mapping[str, Any] | None) -> None:
@@ -71,7 +76,7 @@ def begin_anew(folder: StoreFolder, backend: str, run: Mapping[str, Any] | None)
                 folder.remove(f"{below}/{name}")
     if RESULTS in folder.sizes(""):
         folder.remove(RESULTS)
-    folder.write(IDENTITY, _content(backend, run))
+    folder.write(IDENTITY, identity_content(backend, run))
 
 
 def is_store(folder: StoreFolder) -> bool:
@@ -107,7 +112,7 @@ def read_identity(folder: StoreFolder) -> StoreIdentity:
     try:
         content = json.loads(folder.read(IDENTITY))
         found = content["format"]
-        identity = StoreIdentity(content["backend"], content["run"], content.get("created"))
+        identity = StoreIdentity(content["backend"], content["run"], content.get("created"), content.get("origin"))
     except (ValueError, TypeError, KeyError) as error:
         raise FormatError(f"{IDENTITY} of {folder.location} is damaged, or not that of a store: {error!r}") from error
     if found != FORMAT:
@@ -118,12 +123,17 @@ def read_identity(folder: StoreFolder) -> StoreIdentity:
     return identity
 
 
-def _content(backend: str, run: Mapping[str, Any] | None) -> bytes:
+def identity_content(
+    backend: str, run: Mapping[str, Any] | None, origin: Mapping[str, Any] | None = None, created: str | None = None
+) -> bytes:
+    """The text of `run.json`; `created` is now, where nothing else is known."""
     content = {
         "format": FORMAT,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": created or datetime.now(UTC).isoformat(timespec="seconds"),
         "actframe_version": metadata.version("actframe"),
         "backend": backend,
         "run": None if run is None else json_safe(run),
     }
+    if origin is not None:
+        content["origin"] = json_safe(origin)
     return json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n"

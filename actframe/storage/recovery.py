@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import numpy
 
-from actframe.errors import StorageError
+from actframe.errors import FormatError, StorageError
 from actframe.records.shard import Shard
 from actframe.storage.checksums import file_checksum
 from actframe.storage.files import read_bundle
+from actframe.storage.keys import CommittedKeys, RecordKeys, writer_of
 from actframe.storage.ledger import Ledger
-from actframe.storage.ledger_lines import MISSING, decode_line, stored_line
+from actframe.storage.ledger_lines import decode_line, stored_line
 from actframe.storage.local import LocalFolder
+from actframe.storage.quarantine import put_aside
 from actframe.storage.store_folder import StoreFolder
 
-__all__ = ["committed_keys", "key_of", "missing_lines", "recover", "writer_of"]
+__all__ = ["missing_lines", "recover"]
 
 
-def recover(folder: StoreFolder, ledger: Ledger) -> str | None:
+def recover(folder: StoreFolder, ledger: Ledger, keys: RecordKeys) -> str | None:
     """Repair what writers that have ended left behind; say what was done, or what should be.
 
     Torn last lines are cut off, half-written files deleted, and complete shards whose ledger lines are missing get
     them, from what the shards themselves say. What a writer that still runs has not committed yet is its own, and a
     folder that cannot be written, or where nobody can tell who still writes, is left as it is.
+
+    Args:
+        folder: of the store.
+        ledger: as it was read; read it again where this returns something.
+        keys: tell which records are answers to the same question.
     """
     problems = ledger.problems
     said = [f"{len(problems.missing)} shards are missing ({_some(problems.missing)})"] if problems.missing else []
@@ -33,9 +39,10 @@ def recover(folder: StoreFolder, ledger: Ledger) -> str | None:
     # Elsewhere nobody can tell whether a writer has ended.
     if isinstance(folder, LocalFolder) and folder.is_writable():
         orphans = _orphans(folder, ledger)
-        for writer in {writer_of(name) for name in [*orphans, *(name for name, _ in problems.torn)]}:
+        committed = CommittedKeys(ledger, keys)
+        for writer in sorted({writer_of(name) for name in [*orphans, *(name for name, _ in problems.torn)]}):
             mine = [name for name in orphans if writer_of(name) == writer]
-            said += _recover_writer(folder, ledger, writer, mine)
+            said += _recover_writer(folder, ledger, committed, writer, mine)
         folder.discard_leftovers(lambda writer: _is_alive(folder, writer))
     if not said:
         return None
@@ -43,46 +50,21 @@ def recover(folder: StoreFolder, ledger: Ledger) -> str | None:
     return f"the store {folder.location}: {', '.join(said)}{advice}"
 
 
-def committed_keys(ledger: Ledger) -> set[tuple[Any, Any]]:
-    """The (question_id, trial) of every record of a benchmark run that the ledger holds."""
-    if not len(ledger):
-        return set()
-    pairs = zip(ledger.column("question_id"), ledger.column("trial"), strict=True)
-    return {(question, trial) for question, trial in pairs if question is not MISSING and trial is not MISSING}
-
-
-def missing_lines(
-    folder: StoreFolder, name: str, present: Iterable[int], keys: set[tuple[Any, Any]]
-) -> Iterator[tuple[bytes, Mapping[str, Any]]]:
-    """The ledger lines that a shard's records lack, each with what it says.
-
-    Args:
-        folder: of the store.
-        name: of the shard.
-        present: the numbers of the records that have a line.
-        keys: of the records of a run that are committed; those are not committed twice.
+def missing_lines(folder: StoreFolder, ledger: Ledger, name: str, committed: CommittedKeys) -> Iterator[bytes]:
+    """The ledger lines that a shard's records lack, but for records whose key is that of a committed one.
 
     Raises:
-        StorageError: the shard cannot be read.
+        StorageError: the shard cannot be read, or is not the one that the ledger knows.
     """
     path = folder.local(f"shards/{name}")
     lines = Shard(read_bundle(path)).lines()
     stored = {"shard": name, "records": len(lines), "bytes": path.stat().st_size, "checksum": file_checksum(path)}
-    there = set(present)
+    there = set(_present(ledger, name))
+    if there and ledger.facts(name).checksum != stored["checksum"]:
+        raise FormatError(f"cannot read the shard {name} of {folder.location}: its checksum is not the ledger's")
     for index, line in enumerate(lines):
-        said = decode_line(line)
-        if index not in there and key_of(said) not in keys:
-            yield stored_line(line, {**stored, "index": index}), said
-
-
-def key_of(said: Mapping[str, Any]) -> tuple[Any, Any] | None:
-    """The question and trial that a record is of, if it is of any."""
-    return (said["question_id"], said["trial"]) if "question_id" in said and "trial" in said else None
-
-
-def writer_of(name: str) -> str:
-    """The writer whose shard or ledger this is: the first two parts of the name."""
-    return "-".join(name.partition(".")[0].split("-")[:2])
+        if index not in there and committed.take(name, decode_line(line)):
+            yield stored_line(line, {**stored, "index": index})
 
 
 def _orphans(folder: StoreFolder, ledger: Ledger) -> list[str]:
@@ -94,8 +76,10 @@ def _orphans(folder: StoreFolder, ledger: Ledger) -> list[str]:
     return [name for name in folder.sizes("shards") if name not in complete]
 
 
-def _recover_writer(folder: LocalFolder, ledger: Ledger, writer: str, orphans: list[str]) -> list[str]:
-    """Complete the ledger of one writer, if it has ended; returns what was done."""
+def _recover_writer(
+    folder: LocalFolder, ledger: Ledger, committed: CommittedKeys, writer: str, orphans: list[str]
+) -> list[str]:
+    """Complete the ledger of one writer, if it has ended, with its orphans; returns what was done."""
     name = f"ledger/{writer}.jsonl"
     log = folder.adopt_log(name) if f"{writer}.jsonl" in folder.sizes("ledger") else folder.open_log(name)
     if log is None:
@@ -109,9 +93,7 @@ def _recover_writer(folder: LocalFolder, ledger: Ledger, writer: str, orphans: l
             said.append(f"cut off the last line of {name}, which was never finished")
         for shard in orphans:
             try:
-                lines = [
-                    line for line, _ in missing_lines(folder, shard, _present(ledger, shard), committed_keys(ledger))
-                ]
+                lines = list(missing_lines(folder, ledger, shard, committed))
             except StorageError as error:
                 said.append(f"the shard {shard} lacks ledger lines and cannot be read ({error}); try `actframe repair`")
                 continue
@@ -119,7 +101,7 @@ def _recover_writer(folder: LocalFolder, ledger: Ledger, writer: str, orphans: l
                 log.append(b"".join(lines))
                 said.append(f"committed {len(lines)} records of the shard {shard}, whose ledger lines were missing")
             elif not _present(ledger, shard):
-                folder.move(f"shards/{shard}", f"quarantine/{shard}")
+                put_aside(folder, f"shards/{shard}")
                 said.append(f"moved the shard {shard} to quarantine/: all it holds was recorded again")
         empty = not log.size
     if empty:

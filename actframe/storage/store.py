@@ -19,6 +19,7 @@ from actframe.errors import SettingsError, StorageError
 from actframe.storage.backends import backend_named
 from actframe.storage.folders import StoreFolder, store_folder
 from actframe.storage.identity import begin_store, read_identity
+from actframe.storage.keys import RecordKeys
 from actframe.storage.ledger import Ledger
 from actframe.storage.open_shards import OpenShards
 from actframe.storage.recovery import recover
@@ -90,7 +91,7 @@ class ActivationStore(StoreView):
         self._ledger = Ledger(self._folder)
         self._shards = OpenShards(self._folder)
         self._ledger.refresh()
-        if notice := recover(self._folder, self._ledger):
+        if notice := recover(self._folder, self._ledger, RecordKeys(self._identity.origin)):
             warnings.warn(notice, RuntimeWarning, stacklevel=2)
             self._ledger.refresh()
         self._writer: BackgroundWriter | None = None
