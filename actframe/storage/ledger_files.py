@@ -29,7 +29,8 @@ PLACE = numpy.dtype([("file", "i4"), ("start", "i8"), ("stop", "i8"), ("shard", 
 _BLOCK_BYTES = 4 << 20
 # Reading this much for nothing takes as long as another read.
 _GAP_BYTES = 256 << 10
-_TAIL_BYTES = 64
+# Enough for what a line says of its shard.
+_TAIL_BYTES = 256
 _NEWLINE, _OPENING, _CLOSING = b"\n{}"
 
 
@@ -60,7 +61,7 @@ class Shards:
 
     def places(self, stored: Sequence[Stored]) -> Array | None:
         """Numbers of shard and indexes, as the last two fields of `PLACE`; None where one of them cannot be."""
-        for name, *facts in set(map(attrgetter("shard", "records", "bytes", "checksum"), stored)):
+        for name, *facts in dict.fromkeys(map(attrgetter("shard", "records", "bytes", "checksum"), stored)):
             if self._objection(name, ShardFacts(*facts)):
                 return None
         found = numpy.empty(len(stored), PLACE)

@@ -176,7 +176,7 @@ def _row_decoder(keys: tuple[str, ...]) -> Callable[[bytes | memoryview], list[A
 def _decode_leniently(line: bytes) -> dict[str, Any]:
     """What Python's own JSON makes of a line that other programs wrote: NaN, and halves of surrogate pairs."""
     try:
-        entry = json.loads(line)
+        entry = json.loads(line.decode())
     except UnicodeDecodeError as error:
         raise FormatError(f"it is not UTF-8: {error.reason} at byte {error.start}") from error
     except (ValueError, RecursionError) as error:
