@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import warnings
 import weakref
 from collections.abc import Mapping
@@ -95,6 +96,7 @@ class ActivationStore(StoreView):
             warnings.warn(notice, RuntimeWarning, stacklevel=2)
             self._ledger.refresh()
         self._writer: BackgroundWriter | None = None
+        self._beginning = threading.Lock()
         self._finalizer: Any = None
         self._closed = False
 
@@ -106,8 +108,9 @@ class ActivationStore(StoreView):
         Raises:
             StorageError: it cannot be written, or was closed.
         """
-        if self._writer is None:
-            self._writer = self._begin_writing()
+        with self._beginning:
+            if self._writer is None:
+                self._writer = self._begin_writing()
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Hand over a record; it is written in the background. Waits while the queue is full.

@@ -1,0 +1,290 @@
+"""What a store survives: processes that are killed, full disks, readers and writers at once, backends that fail."""
+
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from contextlib import contextmanager
+
+import pytest
+
+from actframe import ActivationStore, StorageError
+from actframe.storage.safetensors_ import SafetensorsBackend
+from actframe.testing import assert_same_record, random_record
+
+RECORDS = 150
+LENGTH = 4
+
+
+def answer(number):
+    return random_record(number, LENGTH, d_model=64)
+
+
+def open_store(path, **settings):
+    """Open a store that a killed process may have left: what is repaired is said in a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the store ", RuntimeWarning)
+        return ActivationStore(path, **settings)
+
+
+def write_what_is_missing(path, flushed):
+    """What a run does: skip what is committed, append the rest, and note what was flushed."""
+    store = open_store(path, shard_bytes=20_000, flush_every=9)
+    done = set(store.column("question_id")) if len(store) else set()
+    appended = []
+    with open(flushed, "a", buffering=1) as log:
+        for number in range(RECORDS):
+            record = answer(number)
+            if record.question_id in done:
+                continue
+            store.append(record)
+            appended.append(number)
+            time.sleep(0.001)
+            if len(appended) % 20 == 0:
+                store.flush()
+                log.write("".join(f"{each}\n" for each in appended))
+    store.close()
+
+
+def check(path, flushed):
+    """The numbers of all records: each there once and bit for bit, and every flushed one among them."""
+    store = open_store(path)
+    numbers = [int(record.question_id.removeprefix("sums/")) for record in store]
+    assert len(numbers) == len(set(numbers)), "a record is there twice"
+    promised = {int(line) for line in flushed.read_text().split()} if flushed.exists() else set()
+    assert promised <= set(numbers), "a flushed record is lost"
+    for number, record in zip(numbers, store, strict=True):
+        assert_same_record(record, answer(number))
+    return set(numbers)
+
+
+@pytest.mark.slow
+def test_a_process_killed_at_fifty_moments_loses_nothing_that_was_flushed(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "actframe.storage.store", "actframe.testing.records"])
+    moments = random.Random(20261123)
+    killed, number, seen = 0, 0, 0
+    while killed < 50:
+        path, flushed = tmp_path / f"run-{number}", tmp_path / f"flushed-{number}"
+        process = context.Process(target=write_what_is_missing, args=(path, flushed))
+        process.start()
+        process.join(moments.uniform(0.02, 0.6))
+        if process.exitcode is None:
+            os.kill(process.pid, signal.SIGKILL)
+            killed += 1
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        if not path.exists():
+            continue
+        numbers = check(path, flushed)
+        assert len(numbers) >= seen, "resuming lost records"
+        seen = len(numbers)
+        if process.exitcode == 0:
+            assert numbers == set(range(RECORDS)), "a resumed run has other records than one that was never killed"
+            number, seen = number + 1, 0
+    assert number > 0, "no run was ever finished"
+
+
+def test_two_processes_write_while_another_reads(tmp_path):
+    script = """
+import sys
+from actframe import ActivationStore
+from actframe.testing import random_record
+first = int(sys.argv[2])
+with ActivationStore(sys.argv[1], shard_bytes=5000, flush_every=3) as store:
+    for number in range(first, first + 60):
+        store.append(random_record(number))
+"""
+    path = tmp_path / "run"
+    reader = ActivationStore(path)
+    command = [sys.executable, "-c", script, path]
+    writers = [subprocess.Popen([*command, str(first)]) for first in (0, 1000)]
+    seen = 0
+    while any(writer.poll() is None for writer in writers):
+        reader.refresh()
+        assert len(reader) >= seen
+        for record in reader[seen:]:
+            assert_same_record(record, random_record(int(record.question_id.removeprefix("sums/"))))
+        # Records of another writer may come before those that were there.
+        seen = len(reader)
+        time.sleep(0.02)
+    assert [writer.wait() for writer in writers] == [0, 0]
+    reader.refresh()
+    numbers = sorted(int(number.removeprefix("sums/")) for number in reader.column("question_id"))
+    assert numbers == [*range(60), *range(1000, 1060)]
+
+
+class FailsSometimes(SafetensorsBackend):
+    """Safetensors, on a disk that is full whenever `full` is set."""
+
+    name = "fails-sometimes"
+    full = False
+
+    def write(self, path, bundle):
+        if type(self).full:
+            path.write_bytes(b"half of a sh")
+            raise ValueError("a bug in a third party's backend")
+        super().write(path, bundle)
+
+
+@pytest.fixture
+def failing_backend(monkeypatch):
+    from actframe.storage import store
+
+    find = store.backend_named
+    monkeypatch.setattr(
+        store, "backend_named", lambda name: FailsSometimes() if name == FailsSometimes.name else find(name)
+    )
+    monkeypatch.setattr(FailsSometimes, "full", True)
+    return FailsSometimes
+
+
+def test_an_error_of_a_backend_surfaces_at_the_next_append(tmp_path, failing_backend):
+    store = ActivationStore(tmp_path / "run", failing_backend.name, shard_bytes=1)
+    store.append(answer(0))
+    with pytest.raises(StorageError, match="a bug in a third party's backend.*kept"):
+        for number in range(1, 1000):
+            store.append(answer(number))
+            time.sleep(0.01)
+    failing_backend.full = False
+    store.close()
+    found = open_store(tmp_path / "run")
+    assert list(found.column("question_id")) == [answer(number).question_id for number in range(len(found))]
+    assert [name for name in os.listdir(tmp_path / "run" / "shards") if name.startswith(".")] == []
+
+
+def test_an_error_of_a_backend_surfaces_at_close_with_what_is_lost(tmp_path, failing_backend):
+    store = ActivationStore(tmp_path / "run", failing_backend.name)
+    store.append(answer(0))
+    store.append(answer(1))
+    with pytest.raises(StorageError, match="2 records were appended and are not in the store"):
+        store.close()
+    assert len(open_store(tmp_path / "run")) == 0
+
+
+def test_a_failed_flush_keeps_the_records_for_the_next_one(tmp_path, failing_backend):
+    with ActivationStore(tmp_path / "run", failing_backend.name) as store:
+        store.append(answer(0))
+        with pytest.raises(StorageError, match="flush\\(\\) tries again"):
+            store.flush()
+        failing_backend.full = False
+        store.flush()
+        assert_same_record(store[0], answer(0))
+
+
+def test_an_error_inside_the_block_is_the_one_that_is_raised(tmp_path, failing_backend):
+    with pytest.raises(ZeroDivisionError) as raised, ActivationStore(tmp_path / "run", failing_backend.name) as store:
+        store.append(answer(0))
+        raise ZeroDivisionError
+    assert "1 records were appended and are not in the store" in raised.value.__notes__[0]
+
+
+@contextmanager
+def small_disk(folder, size):
+    """A file system of so many bytes at a folder."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("no file system can be mounted here, so no disk can be made full")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_full_disk_keeps_what_was_committed_and_goes_on_when_there_is_room(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    with small_disk(disk, 2_000_000):
+        ballast = disk / "ballast"
+        store = ActivationStore(disk / "run", shard_bytes=100_000)
+        for number in range(20):
+            store.append(answer(number))
+        store.flush()
+        free = os.statvfs(disk)
+        ballast.write_bytes(bytes(free.f_bavail * free.f_frsize))
+        for number in range(20, 40):
+            store.append(answer(number))
+        with pytest.raises(StorageError, match="No space left on device"):
+            store.flush()
+        assert len(open_store(disk / "run")) == 20
+        ballast.unlink()
+        store.close()
+        found = open_store(disk / "run")
+        assert len(found) == 40
+        for number, record in enumerate(found):
+            assert_same_record(record, answer(number))
+
+
+def test_a_slow_disk_makes_the_model_wait_and_memory_stays_as_it_is(tmp_path, monkeypatch):
+    write = SafetensorsBackend.write
+
+    def slowly(self, path, bundle):
+        time.sleep(0.02)
+        write(self, path, bundle)
+
+    monkeypatch.setattr(SafetensorsBackend, "write", slowly)
+    record = random_record(0, 64, d_model=512)
+    size = sum(tensor.nbytes for tensor in record.activations.values())
+    most = 0
+    with ActivationStore(tmp_path / "run", shard_bytes=size, queue_bytes=3 * size) as store:
+        for _ in range(60):
+            store.append(record)
+            most = max(most, store.progress.queued_records)
+    # Three wait, one may be in the shard that is written, and one is on its way.
+    assert most <= 6
+    assert len(store) == 60
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_records(tmp_path):
+    records = [random_record(number, 1, sites=[f"layer_{n}" for n in range(31)], d_model=576) for number in range(50)]
+    with ActivationStore(tmp_path / "run") as store:
+        for number in range(200):
+            store.append(records[number % 50])
+        before = resident_bytes()
+        for number in range(200, 20_000):
+            store.append(records[number % 50])
+        assert resident_bytes() - before < 100e6
+    assert len(store) == 20_000
+
+
+def resident_bytes():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def test_threads_may_append_to_one_store(tmp_path):
+    with ActivationStore(tmp_path / "run", shard_bytes=5000) as store:
+        threads = [
+            threading.Thread(target=lambda first=first: [store.append(answer(first + n)) for n in range(20)])
+            for first in range(0, 80, 20)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(store.column("question_id")) == sorted(answer(number).question_id for number in range(80))
+
+
+def test_a_forked_process_says_that_the_store_must_be_opened_again(tmp_path):
+    with ActivationStore(tmp_path / "run") as store:
+        store.append(answer(0))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if not child:
+            try:
+                store.append(answer(1))
+            except StorageError as error:
+                os._exit(0 if "forked" in str(error) else 1)
+            os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert len(store) == 1
