@@ -20,8 +20,9 @@ Each message says what was asked, what exists, and what to do.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 __all__ = [
     "ActframeError",
@@ -39,6 +40,7 @@ __all__ = [
     "UnknownNameError",
     "UnsafeFileError",
     "nearest",
+    "needs_extra",
 ]
 
 
@@ -102,3 +104,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`` (did you mean 'layer_3'?)`` where a known name is close, else an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+@contextlib.contextmanager
+def needs_extra(what: str, package: str, extra: str) -> Iterator[None]:
+    """Where a package is imported that only comes with an extra: without it the error says how to get it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != package:
+            raise
+        raise ActframeError(
+            f'{what} needs {package}, which is not installed: pip install "actframe[{extra}]"'
+        ) from error

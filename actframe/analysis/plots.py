@@ -15,7 +15,7 @@ from actframe.analysis.rows import ATTENTION_SINK, Record, describe, read_rows
 from actframe.analysis.similarity import compare_records
 from actframe.analysis.stats import row_norms
 from actframe.capture.sites import LAYER
-from actframe.errors import ActframeError, SiteError, StorageError
+from actframe.errors import SiteError, StorageError, needs_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,12 +100,10 @@ def draw_similarity(
 
 
 def _new_figure() -> Figure:
-    try:
+    with needs_extra("a plot", "matplotlib", "plot"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
-    except ModuleNotFoundError as error:
-        raise ActframeError('plots need matplotlib, which is not installed: pip install "actframe[plot]"') from error
     figure = Figure(figsize=(12, 4.8), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
     FigureCanvasAgg(figure)
     return figure

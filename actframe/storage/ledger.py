@@ -156,6 +156,25 @@ class Ledger:
         with self._reading():
             return self._columns.get([key])[0]
 
+    def columns(self, keys: Sequence[str], numbers: Iterable[int] | None = None) -> list[Sequence[Any]]:
+        """As `column`, for several keys at once; of all records, or of those numbered, in that order.
+
+        Where few records of many are asked for, the others are not read.
+
+        Raises:
+            UnknownNameError: no record at all has one of the keys; the message lists those there are.
+        """
+        selected = self._numbers(numbers)
+        columns = self._take(keys, selected, self._columns.are_few(len(selected)))
+        for key, found in zip(keys, columns, strict=True):
+            if len(self) and not _says_anything(found) and not _says_anything(self.column(key)):
+                known = self.keys()
+                raise UnknownNameError(
+                    f"no record of {self._folder.location} has the key {key!r}{nearest(key, known)}; "
+                    f"they have {', '.join(known) or 'none'}"
+                )
+        return columns
+
     def keys(self) -> list[str]:
         """The keys that records have: of all of them, or, where there are very many, of a thousand spread evenly."""
         step = max(1, len(self) // _SAMPLED)
@@ -173,11 +192,9 @@ class Ledger:
         """
         wanted = {key: comparable(key, value) for key, value in conditions.items()}
         selected = self._numbers(numbers)
-        with self._reading():
-            columns = self._columns.take(list(wanted), selected, self._columns.are_few(len(selected)))
-            accepted = numpy.ones(len(selected), bool)
-            for (key, value), column in zip(wanted.items(), columns, strict=True):
-                self._check_known(key, column)
+        accepted = numpy.ones(len(selected), bool)
+        for value, column in zip(wanted.values(), self.columns(list(wanted), selected), strict=True):
+            with self._reading():
                 accepted &= numpy.fromiter((found == value for found in column), bool, len(selected))
         return selected[accepted]
 
@@ -275,14 +292,6 @@ class Ledger:
         if not isinstance(numbers, numpy.ndarray | Sequence):
             numbers = list(numbers)
         return numpy.asarray(numbers, numpy.int64)
-
-    def _check_known(self, key: str, found: Sequence[Any]) -> None:
-        if len(self) and not _says_anything(found) and not _says_anything(self.column(key)):
-            keys = self.keys()
-            raise UnknownNameError(
-                f"no record of {self._folder.location} has the key {key!r}{nearest(key, keys)}; "
-                f"they have {', '.join(keys) or 'none'}"
-            )
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:

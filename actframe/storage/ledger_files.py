@@ -241,6 +241,8 @@ class Lines:
 
     def texts(self, places: Array) -> Iterator[tuple[memoryview, int]]:
         """The lines at the places, in that order: pieces of text, each with how many lines it is."""
+        if not len(places):
+            return
         begins, reads = _runs(places)
         ends = [*begins[1:], len(places)]
         starts, stops = places["start"], places["stop"]
@@ -279,8 +281,6 @@ def _read_at(file: BinaryIO, start: int, stop: int) -> bytes:
 
 def _runs(places: Array) -> tuple[list[int], list[int]]:
     """The first place of each run of lines without gaps, and the first of the runs of each read."""
-    if not len(places):
-        return [], []
     after, before = places[1:], places[:-1]
     gaps = after["start"] - before["stop"]
     apart = (after["file"] != before["file"]) | (gaps < 0) | (gaps > _GAP_BYTES)

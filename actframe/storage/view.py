@@ -124,15 +124,21 @@ class StoreView(Sequence[ActivationRecord]):
         """
         return stack(self._ledger, self._shards, self.numbers, site, positions)
 
-    def table(self) -> pandas.DataFrame:
+    def table(self, keys: Sequence[str] | None = None) -> pandas.DataFrame:
         """What the records say as a pandas DataFrame, one row for each; reads the ledger alone.
 
+        The index has the records' numbers in the store: `store[table.index[0]]` is the record of the first row.
+
+        Args:
+            keys: which columns; None for all. Of a million records, a few keys take seconds, all of them a minute.
+
         Raises:
-            SettingsError: pandas is not installed.
+            ActframeError: pandas is not installed; the message says how to get it.
+            UnknownNameError: no record says anything under one of `keys`.
         """
         from actframe.storage.tables import ledger_table
 
-        return ledger_table(self._ledger, self.numbers)
+        return ledger_table(self._ledger, self.numbers, keys)
 
     def torch_dataset(
         self,
