@@ -130,7 +130,7 @@ class StoreView(Sequence[ActivationRecord]):
         The index has the records' numbers in the store: `store[table.index[0]]` is the record of the first row.
 
         Args:
-            keys: which columns; None for all. Of a million records, a few keys take seconds, all of them a minute.
+            keys: which columns; None for all. Of a million records a few take seconds, all of them a minute and 3 GB.
 
         Raises:
             ActframeError: pandas is not installed; the message says how to get it.
@@ -143,7 +143,7 @@ class StoreView(Sequence[ActivationRecord]):
     def torch_dataset(
         self,
         site: str | int,
-        positions: Literal["last_prompt", "last"] | int = "last_prompt",
+        positions: StackPositions = "last_prompt",
         *,
         target: str | None = None,
         shuffle: bool = False,
@@ -152,14 +152,20 @@ class StoreView(Sequence[ActivationRecord]):
         """One site as a dataset for a DataLoader with any number of workers, read shard by shard.
 
         Args:
-            site, positions: as in `stack`.
+            site, positions: as in `stack`. Where positions may be several, items are `(rows, d_model)`.
             target: a key of the records: items are then pairs of `(d_model,)` and its value.
             shuffle: draw the order of shards, and of the records in each, anew for each epoch.
             seed: what the order is drawn with.
-        """
-        from actframe.storage.datasets import SiteDataset
 
-        return SiteDataset(self, site, positions, target=target, shuffle=shuffle, seed=seed)
+        Raises:
+            SiteError: there is no such site.
+            UnknownNameError: no record says anything under `target`.
+            SelectionError: some of these records say nothing under `target`.
+        """
+        from actframe.storage.datasets import SiteDataset, parts_of
+
+        parts = parts_of(self._ledger, self.numbers, target)
+        return SiteDataset(self._shards, parts, site, positions, shuffle, seed)
 
     def _used_shards(self) -> list[int]:
         found: list[int] = numpy.unique(self._ledger.shard_numbers[self.numbers]).tolist()
