@@ -27,6 +27,7 @@ lint: install
 bench: install
 	$(BIN)/python bench/recording.py
 	$(BIN)/python bench/storage.py
+	$(BIN)/python bench/store.py
 
 docs: install
 	$(BIN)/python docs/generate_cli.py
