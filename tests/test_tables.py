@@ -1,6 +1,9 @@
 """The ledger as a table."""
 
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -83,3 +86,32 @@ def test_without_pandas_the_error_names_the_extra(store, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ActframeError, match=r'needs pandas, .*: pip install "actframe\[pandas\]"'):
         store.table()
+
+
+# Other programs read a ledger as it is.
+
+
+def test_duckdb_reads_the_ledger(store):
+    duckdb = pytest.importorskip("duckdb")
+    ledger = f"'{store.location}/ledger/*.jsonl'"
+    found = duckdb.sql(f"SELECT subject, avg(correct::INT), count(*) FROM {ledger} GROUP BY subject ORDER BY subject")
+    assert found.fetchall() == [("even", 0.5, 2), ("odd", 1.0, 2)]
+
+
+def test_pandas_reads_the_ledger(tmp_path):
+    with ActivationStore(tmp_path / "run") as store:
+        for number in range(4):
+            store.append(random_record(number, score=float("nan")))
+    (path,) = (tmp_path / "run" / "ledger").iterdir()
+    table = pandas.read_json(path, lines=True)
+    assert table["correct"].tolist() == [True, False, False, True]
+    assert table["score"].isna().all()
+    assert table["stored"][3]["index"] == 3
+
+
+def test_jq_reads_the_ledger(store):
+    if not shutil.which("jq"):
+        pytest.skip("jq is not installed")
+    paths = [str(path) for path in (Path(store.location) / "ledger").iterdir()]
+    command = ["jq", "-r", "select(.correct == false) | .question_id", *paths]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "sums/2\n"
