@@ -10,7 +10,8 @@ The bundle of a shard holds, beside a column for each site, which is the rows of
 
 A group is those sites that have the same rows, at the same positions, in every record. The metadata is `"format":
 "shard/1"`, `"records"` (how many), and `"columns"`: for each site its `"group"`, and, where records differ in more
-than the number of rows, their `"shapes"`: such a column is flat, and its offsets count elements.
+than the number of rows, their `"shapes"`: such a column is flat, and its offsets count elements. Shards of a run
+have its definition as `"run"`.
 """
 
 from __future__ import annotations

@@ -82,6 +82,33 @@ class Shard:
             raise FormatError(f"it says that it holds {len(self)} records, and describes {len(lines)}")
         return lines
 
+    def check(self) -> None:
+        """Read everything, and see that it fits together.
+
+        Raises:
+            FormatError: it does not.
+        """
+        self.lines()
+        for site in self._columns:
+            if not is_column(site) or site not in self._tensors:
+                raise FormatError(f"it says that it holds the site {site!r}, and does not")
+            offsets, rows = self._offsets(site), len(self._tensors[site])
+            if (
+                len(offsets) != len(self) + 1
+                or (numpy.diff(offsets) < 0).any()
+                or (offsets[0], offsets[-1]) != (0, rows)
+            ):
+                raise FormatError(f"the {rows} rows of {site} are not those that it says its records have")
+
+    def present(self, site: str) -> Ints:
+        """For each record, whether it has a site."""
+        return self._present(self._known(site))
+
+    def shapes(self, site: str) -> list[list[int] | None] | None:
+        """The shape of each record's tensor, where records differ in more than the number of rows; else None."""
+        shapes: list[list[int] | None] | None = self._columns[self._known(site)].get("shapes")
+        return shapes
+
     def dtype(self, site: str) -> torch.dtype:
         """The dtype of a site's column."""
         return self._tensors.facts(self._known(site))[0]
@@ -177,6 +204,8 @@ class Shard:
     def _own(self, name: str) -> Ints:
         """One of the shard's own tensors, read once."""
         if name not in self._index:
+            if name not in self._tensors:
+                raise FormatError(f"it lacks {name!r}, which is one of a shard's own tensors")
             values: Ints = self._tensors[name].numpy()
             self._index[name] = values
         return self._index[name]

@@ -17,6 +17,7 @@ from actframe.storage.store_folder import StoreFolder
 __all__ = [
     "FORMAT",
     "IDENTITY",
+    "OWN_FILE",
     "RESULTS",
     "StoreIdentity",
     "begin_anew",
@@ -32,7 +33,7 @@ IDENTITY = "run.json"
 RESULTS = "results.json"
 """Where a benchmark run leaves its results in its store."""
 
-_OWN_FILE = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]+[-.]")
+OWN_FILE = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]+[-.]")
 """How the names of shards and ledgers begin: with their writer."""
 
 
@@ -72,7 +73,7 @@ def begin_anew(folder: StoreFolder, backend: str, run: Mapping[str, Any] | None)
     """
     for below in ("shards", "ledger", "quarantine"):
         for name in folder.sizes(below):
-            if _OWN_FILE.match(name):
+            if OWN_FILE.match(name):
                 folder.remove(f"{below}/{name}")
     if RESULTS in folder.sizes(""):
         folder.remove(RESULTS)

@@ -10,6 +10,7 @@ from actframe.errors import FormatError, StorageError
 from actframe.records.shard import Shard
 from actframe.storage.checksums import file_checksum
 from actframe.storage.files import read_bundle
+from actframe.storage.identity import OWN_FILE
 from actframe.storage.keys import CommittedKeys, RecordKeys, writer_of
 from actframe.storage.ledger import Ledger
 from actframe.storage.ledger_lines import decode_line, stored_line
@@ -73,7 +74,7 @@ def _orphans(folder: StoreFolder, ledger: Ledger) -> list[str]:
     complete = {
         name for name, count in zip(ledger.shards, counts, strict=True) if count and count >= ledger.facts(name).records
     }
-    return [name for name in folder.sizes("shards") if name not in complete]
+    return [name for name in folder.sizes("shards") if name not in complete and OWN_FILE.match(name)]
 
 
 def _recover_writer(

@@ -84,13 +84,22 @@ class ShardMaker:
         backend: writes the shards.
         writer: the writer's name, with which its shards' names begin.
         log: the writer's ledger.
+        run: what defines the run: each shard repeats it, so that a lost `run.json` can be made anew.
     """
 
-    def __init__(self, folder: StoreFolder, backend: StorageBackend, writer: str, log: Log) -> None:
+    def __init__(
+        self,
+        folder: StoreFolder,
+        backend: StorageBackend,
+        writer: str,
+        log: Log,
+        run: Mapping[str, Any] | None = None,
+    ) -> None:
         self._folder = folder
         self._backend = backend
         self._writer = writer
         self._log = log
+        self._about = {} if run is None else {"run": run}
         self._made = 0
         self._workspace = folder.workspace()
         self._spool = Spool(self._workspace)
@@ -178,4 +187,4 @@ class ShardMaker:
             return index.tensors[name] if name in index.tensors else self._spool.column(name, *facts(name))
 
         names = [*self._columns.sites, *index.tensors, LINES]
-        return Bundle(LazyTensors(names, load, facts=facts), json_safe(index.metadata))
+        return Bundle(LazyTensors(names, load, facts=facts), json_safe({**index.metadata, **self._about}))

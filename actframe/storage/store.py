@@ -175,7 +175,7 @@ class ActivationStore(StoreView):
         with ExitStack() as undo:
             log = self._folder.open_log(ledger)
             undo.callback(_end_log, self._folder, log, ledger)
-            maker = ShardMaker(self._folder, backend_named(self._backend), name, log)
+            maker = ShardMaker(self._folder, backend_named(self._backend), name, log, self._identity.run)
             settings = self._writing
             writer = BackgroundWriter(maker, settings.shard_bytes, settings.queue_bytes, settings.flush_every)
             undo.callback(writer.close)
@@ -207,7 +207,7 @@ class ActivationStore(StoreView):
         """Check every shard against its checksum, and every ledger line against its shard."""
         from actframe.storage.health import verify_store
 
-        return verify_store(self)
+        return verify_store(self._folder)
 
     @property
     def location(self) -> str:
