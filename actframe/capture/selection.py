@@ -19,7 +19,7 @@ from torch import Tensor
 from actframe.capture import sites as site_names
 from actframe.errors import SelectionError, SiteError
 
-__all__ = ["Scratch", "Selection", "SiteBuffer", "Sites"]
+__all__ = ["Scratch", "Selection", "SiteBuffer", "Sites", "count_overflows"]
 
 Sites = str | int | Sequence[str | int]
 Positions = Literal["all", "prompt", "response", "last_prompt", "last"] | slice | Sequence[int]
@@ -137,11 +137,9 @@ class Selection:
             wide = rows.float() if rows.is_floating_point() and rows.element_size() < 4 else rows
             reduced = wide.mean(axis, keepdim=True) if self.reduce == "mean" else wide.amax(axis, keepdim=True)
             rows = reduced.to(rows.dtype)
-        if self.dtype is None or not rows.is_floating_point() or rows.dtype == self.dtype:
+        if not isinstance(self.dtype, torch.dtype) or not rows.is_floating_point() or rows.dtype == self.dtype:
             return rows
-        assert isinstance(self.dtype, torch.dtype)
-        limit = torch.finfo(self.dtype).max
-        if limit < torch.finfo(rows.dtype).max and (lost := int(((rows.abs() > limit) & rows.isfinite()).sum())):
+        if lost := count_overflows(rows, self.dtype):
             warnings.warn(
                 f"{site}: {lost} of {rows.numel()} values do not fit {self.dtype} and became infinite or were clipped",
                 RuntimeWarning,
@@ -160,6 +158,12 @@ class Selection:
             "reduce": self.reduce,
             "dtype": None if self.dtype is None else str(self.dtype).removeprefix("torch."),
         }
+
+
+def count_overflows(rows: Tensor, dtype: torch.dtype) -> int:
+    """How many finite values of a floating tensor do not fit a dtype."""
+    limit = torch.finfo(dtype).max
+    return int(((rows.abs() > limit) & rows.isfinite()).sum()) if limit < torch.finfo(rows.dtype).max else 0
 
 
 class Scratch:

@@ -31,6 +31,7 @@ __all__ = [
     "check_can_save",
     "load_activations",
     "load_record",
+    "matching_sites",
     "plain_tensor",
     "read_bundle",
     "save_activations",
@@ -83,7 +84,7 @@ def load_record(path: Path | str, sites: str | int | Iterable[str | int] | None 
     if patterns is not None:
         if plain is not None and not set(plain) <= bundle.tensors.keys():
             bundle = read_bundle(path)
-        names = _matching(patterns, list(bundle.tensors), path)
+        names = matching_sites(patterns, list(bundle.tensors), path)
         bundle = Bundle(LazyTensors(names, bundle.tensors.__getitem__), bundle.metadata)
     with failing(f"cannot read {path}"):
         record = unpack(bundle)
@@ -143,8 +144,12 @@ def _plain_names(patterns: list[str | int] | None) -> list[str] | None:
     return [canonical(str(site)) for site in patterns]
 
 
-def _matching(patterns: list[str | int], available: list[str], path: Path) -> list[str]:
-    """The sites of a file that the patterns mean, in the file's order."""
+def matching_sites(patterns: Iterable[str | int], available: list[str], where: Path | str) -> list[str]:
+    """The sites of a file or a store that names, patterns and layer numbers mean, in the order of `available`.
+
+    Raises:
+        SiteError: one of them means none; the message lists those there are.
+    """
     wanted: set[str] = set()
     for pattern in patterns:
         try:
@@ -154,7 +159,7 @@ def _matching(patterns: list[str | int], available: list[str], path: Path) -> li
         if not found or not set(found) <= set(available):
             asked = f"layer {pattern}" if isinstance(pattern, int) else f"site {pattern!r}"
             hint = nearest(pattern, available) if isinstance(pattern, str) else ""
-            raise SiteError(f"{path} holds no {asked}{hint}; it holds {summarise(available)}")
+            raise SiteError(f"{where} holds no {asked}{hint}; it holds {summarise(available)}")
         wanted.update(found)
     return [site for site in available if site in wanted]
 
