@@ -12,6 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from toys import hooks_of
 
 from actframe.testing import tiny_model, tiny_tokenizer
 
@@ -28,6 +29,19 @@ def smollm2():
 def tiny_llama():
     """A four-block Llama with random weights in float32, and a byte tokenizer that pads on the left."""
     return tiny_model("llama"), tiny_tokenizer()
+
+
+@pytest.fixture
+def tiny(tiny_llama):
+    """The tiny model, as runs take it; it must have no more hooks after each test than before it."""
+    from actframe.runs.models import LoadedModel
+
+    model, tokenizer = tiny_llama
+    # transformers hooks its own modules the first time that hidden states are asked for.
+    model(torch.tensor([[1]]), output_hidden_states=True)
+    before = hooks_of(model)
+    yield LoadedModel("tiny", model, tokenizer)
+    assert hooks_of(model) == before
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from actframe import ActivationStore
 from actframe.cli import demo
-from actframe.storage.files import load_activations
 
 
 def actframe(*arguments, folder):
@@ -30,7 +30,13 @@ def commands_of(output):
 
 def test_the_demo_shows_results_statistics_similarity_and_a_picture(shown):
     done, folder = shown
-    steps = ["smollm2 answers 4 questions", "Guessing gets 25%", "What is in the first file", "kurtosis"]
+    steps = [
+        "smollm2 answers 4 questions",
+        "Guessing gets 25%",
+        "in the store",
+        "What is in the first record",
+        "kurtosis",
+    ]
     steps += ["How alike two prompts", "cosine", "actframe-demo/demo.png", "Go on with"]
     places = [done.stdout.find(step) for step in steps]
     assert places == sorted(places)
@@ -52,27 +58,25 @@ def test_the_demo_reports_its_progress_on_stderr(shown):
 
 def test_a_second_demo_in_the_same_folder_has_results_of_its_own(shown):
     _, folder = shown
-    results = json.loads((folder / "actframe-demo" / "results.json").read_text())
+    results = json.loads((folder / "actframe-demo" / "demo-store" / "results.json").read_text())
     assert results["answers"] == {"done": 4, "total": 4}
-    assert len(list((folder / "actframe-demo").glob("results.*.json"))) == 1
 
 
-def test_every_answer_of_the_demo_has_a_file_with_every_layer(shown):
+def test_every_answer_of_the_demo_has_a_record_with_every_layer(shown):
     _, folder = shown
-    lines = (folder / "actframe-demo" / "answers.jsonl").read_text().splitlines()
-    for answer in map(json.loads, lines):
-        saved = load_activations(folder / "actframe-demo" / answer["activations"])
-        assert saved["question_id"] == answer["question_id"]
-        assert list(saved["activations"]) == ["embeddings", *(f"layer_{index}" for index in range(30))]
+    store = ActivationStore(folder / "actframe-demo" / "demo-store")
+    assert len(store) == 4
+    assert store.sites == ["embeddings", *(f"layer_{index}" for index in range(30))]
+    assert store.stack("layer_20", positions="last_prompt").shape == (4, 576)
 
 
-def test_the_commands_to_go_on_with_name_files_that_exist(shown):
+def test_the_commands_to_go_on_with_name_the_store(shown):
     done, folder = shown
     commands = commands_of(done.stdout)
-    words = ["show", "compare", "convert", "sites", "run", "-c"]
+    words = ["-c", "-c", "sites", "run"]
     assert [word in command.split() for word, command in zip(words, commands, strict=True)] == [True] * len(words)
-    files = [word for command in commands for word in command.split() if "benchmark_activations" in word]
-    assert all((folder / file.strip("'")).is_file() for file in files if "(" not in file)
+    assert all('ActivationStore("actframe-demo/demo-store")' in command for command in commands[:2])
+    assert (folder / "actframe-demo" / "demo-store").is_dir()
 
 
 def test_without_matplotlib_the_demo_says_how_to_get_the_picture(tmp_path, monkeypatch, capsys):

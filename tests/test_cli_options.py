@@ -1,7 +1,9 @@
+from datetime import timedelta
+
 import pytest
 import typer
 
-from actframe.cli.options import parse_layers, parse_positions, parse_sites
+from actframe.cli.options import parse_bytes, parse_every, parse_layers, parse_positions, parse_sites
 
 
 @pytest.mark.parametrize(
@@ -42,3 +44,45 @@ def test_sites_are_names_and_patterns_between_commas():
 )
 def test_positions_are_words_slices_or_numbers(text, positions):
     assert parse_positions(text) == positions
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("50GB", 50 * 10**9),
+        ("50 gb", 50 * 10**9),
+        ("1.5GiB", 3 << 29),
+        ("800M", 800 * 10**6),
+        ("2TB", 2 * 10**12),
+        ("4096", 4096),
+        ("12 bytes", 12),
+    ],
+)
+def test_sizes_are_written_as_people_write_them(text, size):
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-5GB", "5 apples", "1e9", "5.GB"])
+def test_what_is_no_size_is_a_usage_error(text):
+    with pytest.raises(typer.BadParameter, match="is not a size"):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "every"),
+    [
+        ("60s", timedelta(seconds=60)),
+        ("1.5 h", timedelta(minutes=90)),
+        ("5M", timedelta(minutes=5)),
+        ("500", 500),
+        ("Never", None),
+    ],
+)
+def test_commits_come_by_time_or_by_number(text, every):
+    assert parse_every(text) == every
+
+
+@pytest.mark.parametrize("text", ["", "soon", "5 d", "-5", "1.5"])
+def test_what_is_neither_is_a_usage_error(text):
+    with pytest.raises(typer.BadParameter, match="neither a time"):
+        parse_every(text)

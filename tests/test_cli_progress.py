@@ -9,15 +9,31 @@ from actframe.runs.progress import RunProgress
 def test_the_bar_has_all_its_figures_in_the_width_of_a_terminal(capsys, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     with RunBar("answering") as bar:
-        bar(RunProgress(0, 144))
-        written = Written(bytes_on_disk=123_400_000)
-        bar(RunProgress(done=144, total=144, correct=144, tokens=12345, seconds=10.0, written=written))
+        bar(RunProgress(0, 14042))
+        written = Written(123_400_000, queued_records=9, queued_bytes=45_600_000, bytes_per_second=7_890_000.5)
+        bar(RunProgress(done=14042, total=14042, correct=14042, tokens=12345, seconds=10.0, written=written))
     printed = capsys.readouterr()
-    (line,) = printed.err.splitlines()
+    first, second = printed.err.splitlines()
     assert printed.out == ""
-    assert len(line.rstrip()) <= columns
-    for figure in ("answering", "144/144", "accuracy 100%", "1234 tokens/s", "123.4 MB on disk", "0:00:00"):
-        assert figure in line
+    assert max(len(first.rstrip()), len(second.rstrip())) <= columns
+    for figure in ("answering", "14042/14042", "accuracy 100%", "1234 tokens/s", "0:00:00"):
+        assert figure in first
+    assert second.strip() == "123.4 MB on disk  7.9 MB/s  45.6 MB queued"
+
+
+def test_answers_that_were_there_say_nothing_of_speed(capsys):
+    with RunBar("answering") as bar:
+        bar(RunProgress(5, 9, 3, earlier=5))
+    line = capsys.readouterr().err
+    assert "5/9 accuracy 60%" in line
+    assert "tokens/s" not in line
+
+
+def test_the_bar_says_what_is_done_now(capsys):
+    with RunBar("answering") as bar:
+        bar(RunProgress(5, 9))
+        bar.describe("writing what is finished")
+    assert "writing what is finished" in capsys.readouterr().err
 
 
 def test_the_bar_says_nothing_of_bytes_where_none_are_written(capsys):

@@ -1,6 +1,5 @@
 import inspect
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -8,14 +7,16 @@ import time
 
 import pytest
 import torch
+from rich.filesize import decimal
 from typer.testing import CliRunner
 
+from actframe import ActivationStore
 from actframe.cli.main import app
+from actframe.cli.options import parse_bytes, parse_every
 from actframe.cli.run import run
 from actframe.runs.generation import GenerationSettings
 from actframe.runs.recording import CaptureSettings
 from actframe.runs.run import RunSettings
-from actframe.storage.files import load_activations
 from actframe.testing import tiny_model, tiny_tokenizer
 
 
@@ -43,15 +44,29 @@ def test_a_run_prints_its_results_and_where_they_are(quick, tmp_path):
     assert result.exit_code == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["answers"] == {"done": 3, "total": 3}
-    assert len((tmp_path / "out" / "answers.jsonl").read_text().splitlines()) == 3
+    assert len(ActivationStore(tmp_path / "out")) == 3
     row = next(line.split() for line in result.stdout.splitlines() if line.startswith("all"))
     summary = results["summary"]
     assert row[1] == "3"
     assert row[3] == f"{summary['accuracy']:.1%}"
     assert row[4:7] == [f"{summary['low']:.1%}", "-", f"{summary['high']:.1%}"]
     assert "Guessing gets 25%." in result.stdout
-    assert str(tmp_path / "out" / "results.json") in result.stdout
-    assert list((tmp_path / "out").glob("benchmark_activations_*")) == []
+    assert f"3 answers, {decimal(results['bytes_on_disk'])}, in the store {tmp_path / 'out'}" in result.stdout
+
+
+@pytest.mark.parametrize("capture", [[], ["--capture-activations"]])
+def test_files_are_written_where_they_are_wanted(capture, quick, tmp_path):
+    for _ in range(2):
+        result = actframe(*quick, *capture, "--layout", "files")
+        assert result.exit_code == 0
+    out = tmp_path / "out"
+    answers = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
+    assert len(answers) == 3
+    assert all((answer["activations"] is not None) == bool(capture) for answer in answers)
+    assert len(list(out.glob("answers.*_*.jsonl"))) == 1
+    for name in ("results.json", "answers.jsonl"):
+        assert str(out / name) in result.stdout
+    assert ("3 activation files" in result.stdout) == bool(capture)
 
 
 def test_progress_goes_to_stderr_with_its_figures(quick):
@@ -67,24 +82,33 @@ def test_activations_are_saved_as_the_flags_say(quick, tmp_path):
     flags = ["--layers", "0,-1", "--sites", "embeddings", "--positions", "last_prompt", "--dtype", "float16"]
     result = actframe(*quick, "--capture-activations", *flags, "--storage", "zstd")
     assert result.exit_code == 0, result.stderr
-    answers = [json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text().splitlines()]
-    assert len(answers) == 3
-    for answer in answers:
-        assert answer["activations"].endswith(".safetensors.zst")
-        saved = load_activations(tmp_path / "out" / answer["activations"])
-        assert list(saved["activations"]) == ["embeddings", "layer_0", "layer_3"]
-        assert saved["positions"] == [saved["prompt_length"] - 1]
-        assert saved["activations"]["layer_3"].dtype == torch.float16
-        assert (saved["question_id"], saved["correct"]) == (answer["question_id"], answer["correct"])
+    store = ActivationStore(tmp_path / "out")
+    assert (store.backend, len(store)) == ("zstd", 3)
+    assert len(list((tmp_path / "out" / "shards").glob("*.safetensors.zst"))) == 1
+    for record in store:
+        assert list(record.activations) == ["embeddings", "layer_0", "layer_3"]
+        assert record.positions == [record.prompt_length - 1]
+        assert record.activations["layer_3"].dtype == torch.float16
 
 
-def test_the_commands_to_go_on_with_work_when_they_are_pasted(quick):
-    result = actframe(*quick, "--capture-activations")
+def test_shards_are_as_large_as_the_flag_says(quick, tmp_path):
+    assert actframe(*quick, "--capture-activations", "--shard-bytes", "1kB").exit_code == 0
+    assert len(list((tmp_path / "out" / "shards").iterdir())) == 3
+
+
+@pytest.mark.parametrize("layout", [[], ["--layout", "files"]])
+@pytest.mark.parametrize("capture", [[], ["--capture-activations"]])
+def test_the_commands_to_go_on_with_work_when_they_are_pasted(capture, layout, quick):
+    result = actframe(*quick, *capture, *layout)
     lines = result.stdout.partition("Go on with\n")[2].splitlines()
     commands = [line for line in lines if not line.startswith("#")]
-    assert [command.split(" actframe ")[1].split()[0] for command in commands] == ["show", "stats", "compare"]
+    assert (
+        len(commands)
+        == {(True, True): 3, (True, False): 2, (False, True): 0, (False, False): 1}[bool(capture), bool(layout)]
+    )
     for command in commands:
-        subprocess.run(command, shell=True, check=True, capture_output=True, timeout=300)
+        done = subprocess.run(command, shell=True, check=True, capture_output=True, timeout=300)
+        assert done.stdout
 
 
 def test_flags_may_be_written_with_underscores(quick, tmp_path):
@@ -100,9 +124,10 @@ def test_json_is_all_there_is_on_stdout(quick, tmp_path):
     printed = json.loads(result.stdout)
     assert printed["folder"] == str(tmp_path / "out")
     assert printed["summary"]["questions"] == 3
-    lines = map(json.loads, (tmp_path / "out" / "answers.jsonl").read_text().splitlines())
-    given = {answer["question_id"]: answer for answer in printed["answers_given"]}
-    assert given == {line["question_id"]: line for line in lines}
+    records = {record.question_id: record for record in ActivationStore(tmp_path / "out")}
+    assert len(printed["answers_given"]) == 3
+    for answer in printed["answers_given"]:
+        assert answer.items() <= dict(records[answer["question_id"]]).items()
 
 
 @pytest.mark.parametrize(
@@ -115,6 +140,12 @@ def test_json_is_all_there_is_on_stdout(quick, tmp_path):
         (["--capture-activations", "--dtype", "float3"], "torch has no dtype 'float3'"),
         (["--num-trials", "2"], "2 trials at temperature 0"),
         (["--num-trials", "0"], "Invalid value for '--num-trials'"),
+        (["--layout", "folders"], "no layout 'folders'; there are store, files"),
+        (["--max-disk", "much"], "'much' is not a size; write 50GB"),
+        (["--shard-bytes", "0"], "shard_bytes is 0"),
+        (["--flush-every", "often"], "'often' is neither a time"),
+        (["--layout", "files", "--overwrite"], "--overwrite is about a store"),
+        (["--layout", "files", "--flush-every", "5"], "--flush-every is about a store"),
         (["--limit", "none"], "--limit"),
         (["--fast"], "No such option"),
     ],
@@ -154,13 +185,83 @@ def test_the_defaults_that_help_shows_are_those_of_the_settings():
     for name in ("batch_size", "max_new_tokens", "temperature", "seed"):
         assert shown[name] == getattr(generation, name), name
     assert (shown["num_trials"], shown["limit"]) == (settings.num_trials, settings.limit)
+    assert shown["layout"] == settings.layout
+    assert (settings.flush_every, settings.shard_bytes) == (parse_every("5m"), parse_bytes("256MiB"))
     assert (CaptureSettings().strategy, CaptureSettings().storage) == ("hooks", "safetensors")
 
 
-@pytest.mark.skipif(shutil.which("sh") is None, reason="needs signals as POSIX has them")
-def test_an_interrupt_keeps_the_finished_answers_and_says_where(tiny, tmp_path):
+def test_the_same_command_again_says_that_everything_is_there(quick):
+    first = actframe(*quick, "--capture-activations")
+    again = actframe(*quick, "--capture-activations")
+    assert (again.exit_code, again.stdout) == (0, first.stdout)
+    assert "all 3 answers are in" in again.stderr
+
+
+def test_another_command_in_the_same_folder_is_refused_in_one_line(quick, tmp_path):
+    assert actframe(*quick).exit_code == 0
+    result = actframe(*quick, "--limit", 2, "--capture-activations", "--layers", "0")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"error: {tmp_path / 'out'} holds another run (there -> asked for): limit: 3 -> 2; " in result.stderr
+    assert "capture: none -> sites layer_0" in result.stderr
+    assert "--overwrite" in result.stderr
+    assert result.stderr.count("\n") == 1
+    result = actframe(*quick, "--limit", 2, "--overwrite")
+    assert result.exit_code == 0
+    assert len(ActivationStore(tmp_path / "out")) == 2
+
+
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(quick, tmp_path):
+    result = actframe(*quick, "--capture-activations", "--dry-run", "--max-disk", "50GB")
+    assert result.exit_code == 0, result.stderr
+    rows = {line.strip().partition("  ")[0]: line.split() for line in result.stdout.splitlines()}
+    assert rows["answers to give"][-3:] == ["3", "of", "3"]
+    for name in ("activations of a token", "an answer on disk", "disk", "free", "memory", "time"):
+        assert name in rows
+    assert rows["left of --max-disk"][-2:] == ["50.0", "GB"]
+    assert not (tmp_path / "out").exists()
+    printed = json.loads(actframe(*quick, "--dry-run", "--json").stdout)
+    assert (printed["answers"], printed["folder"]) == (3, str(tmp_path / "out"))
+
+
+def test_a_dry_run_of_a_run_that_is_half_done_is_about_the_rest(quick, tmp_path):
+    assert actframe(*quick).exit_code == 0
+    before = {path: path.stat().st_mtime for path in (tmp_path / "out").rglob("*")}
+    printed = json.loads(actframe(*quick, "--dry-run", "--json").stdout)
+    assert (printed["answers"], printed["total"]) == (0, 3)
+    assert {path: path.stat().st_mtime for path in (tmp_path / "out").rglob("*")} == before
+
+
+def test_a_run_that_may_take_no_more_disk_fails_and_says_how_to_go_on(quick, tmp_path):
+    limited = [*quick, "--capture-activations", "--batch-size", "1", "--max-disk"]
+    actframe(*limited[:-1], "--activation-save-dir", tmp_path / "whole")
+    limit = json.loads((tmp_path / "whole" / "results.json").read_text())["bytes_on_disk"] - 1000
+    result = actframe(*limited, f"{limit}")
+    assert result.exit_code == 1
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    done = results["answers"]["done"]
+    assert 0 < done < 3
+    taken = decimal(results["bytes_on_disk"])
+    assert f"ended early: the folder may take {decimal(limit)} and has {taken}; the next 1 answers" in result.stderr
+    assert f"{done} of 3 answers are kept in {tmp_path / 'out'}" in result.stderr
+    assert "the same command again, with more room, goes on from there" in result.stderr
+    assert results["reason"] in result.stderr
+    assert "Traceback" not in result.stderr
+    assert actframe(*limited, "50 MB").exit_code == 0
+    assert len(ActivationStore(tmp_path / "out")) == 3
+
+
+def test_a_store_behind_a_url_is_written(quick, tmp_path):
+    result = actframe(*quick[:-1], f"memory://{tmp_path.name}/run")
+    assert result.exit_code == 0, result.stderr
+    assert f"in the store memory://{tmp_path.name}/run" in result.stdout
+    refused = actframe(*quick[:-1], "memory://x", "--layout", "files")
+    assert "memory://x can hold a store only" in refused.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals as POSIX has them")
+def test_an_interrupt_keeps_the_files_of_finished_answers_and_says_where(tiny, tmp_path):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "actframe", "run", "--model", str(tiny), "--batch-size", "1"]
+    command = [sys.executable, "-m", "actframe", "run", "--model", str(tiny), "--batch-size", "1", "--layout", "files"]
     command += ["--max-new-tokens", "200", "--activation-save-dir", str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         answers, deadline = out / "answers.jsonl", time.monotonic() + 120
@@ -172,6 +273,7 @@ def test_an_interrupt_keeps_the_finished_answers_and_says_where(tiny, tmp_path):
     assert "Traceback" not in said
     assert said.endswith("interrupted\n")
     kept = len(answers.read_text().splitlines())
-    assert f"{kept} finished answers are kept in {out}" in said
+    assert f"{kept} of 144 answers are kept in {out}" in said
+    assert "goes on" not in said
     results = json.loads((out / "results.json").read_text())
     assert (results["partial"], results["reason"]) == (True, "interrupted")

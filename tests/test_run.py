@@ -6,53 +6,21 @@ from dataclasses import asdict, fields
 
 import pytest
 import torch
+import toys
+from toys import TEXTS, Toy, interrupted_at_forward
 
-from actframe import BenchmarkAdapter, Question, Selection, load_activations
+from actframe import Question, Selection, load_activations
 from actframe.benchmarks.general import General
-from actframe.errors import BenchmarkError, ModelError, PromptError, SettingsError, SiteError, StorageError
+from actframe.errors import BenchmarkError, ModelError, PromptError, SiteError, StorageError
 from actframe.runs.generation import GenerationSettings, generate_responses
 from actframe.runs.models import LoadedModel
 from actframe.runs.recording import CaptureSettings
 from actframe.runs.run import BenchmarkRun, RunProgress, RunSettings
 from actframe.runs.statistics import summarize, summarize_by_subject
 
-TEXTS = ["one?", "the second question is long", "3", "four four four", "five?!", "a sixth", "7 7 7 7 7", "eight", "9?"]
 
-
-class Toy(BenchmarkAdapter):
-    """Nine questions; the answer is the letter of the response's length, and none for every fifth."""
-
-    name = "toy"
-
-    def questions(self):
-        for number, text in enumerate(TEXTS):
-            yield Question(f"toy/{number}", text, "A", choices=("w", "x", "y", "z"), subject=f"s{number % 2}")
-
-    def prompt(self, question):
-        return f"Q: {question.text}"
-
-    def extract_answer(self, response, question):
-        return None if len(response) % 5 == 0 else "ABCD"[len(response) % 4]
-
-
-def hooks_of(model):
-    return [[*module._forward_hooks, *module._forward_pre_hooks] for module in model.modules()]
-
-
-@pytest.fixture
-def tiny(tiny_llama):
-    """The tiny model, which must have no more hooks after each test than before it."""
-    model, tokenizer = tiny_llama
-    # transformers hooks its own modules the first time that hidden states are asked for.
-    model(torch.tensor([[1]]), output_hidden_states=True)
-    before = hooks_of(model)
-    yield LoadedModel("tiny", model, tokenizer)
-    assert hooks_of(model) == before
-
-
-def settings(*, capture=None, num_trials=1, limit=None, **generation):
-    generation = {"max_new_tokens": 6, "batch_size": 4, **generation}
-    return RunSettings(num_trials, limit, GenerationSettings(**generation), capture, layout="files")
+def settings(**options):
+    return toys.settings(layout="files", **options)
 
 
 def lines_in(folder):
@@ -170,7 +138,7 @@ def test_progress_is_told_after_each_answer(tiny, tmp_path):
     told = []
     capture = CaptureSettings("layer_0")
     result = BenchmarkRun(tiny, Toy(), tmp_path, settings(capture=capture)).execute(told.append)
-    assert [each.done for each in told] == list(range(10))
+    assert [each.done for each in told] == [*range(10), 9]
     assert {each.total for each in told} == {9}
     for field in fields(RunProgress):
         values = [each.written.bytes_on_disk if field.name == "written" else getattr(each, field.name) for each in told]
@@ -201,15 +169,8 @@ def assert_kept(folder, done, reason):
 @pytest.mark.parametrize("calls", [2, 10])
 def test_an_interrupt_while_the_model_runs_keeps_what_is_finished(calls, tiny, tmp_path):
     """Ten forwards: one to see how large answers are, six of the first batch of four, and half of the second."""
-    ran = []
-
-    def interrupt(*_):
-        ran.append(True)
-        if len(ran) == calls:
-            raise KeyboardInterrupt
-
     run = BenchmarkRun(tiny, Toy(), tmp_path, settings(capture=CaptureSettings()))
-    with tiny.model.model.layers[2].register_forward_hook(interrupt), pytest.raises(KeyboardInterrupt):
+    with interrupted_at_forward(tiny.model, calls), pytest.raises(KeyboardInterrupt):
         run.execute()
     assert_kept(tmp_path, 0 if calls == 2 else 4, "interrupted")
     assert len(run.execute().answers) == 9
@@ -324,25 +285,12 @@ def test_a_model_without_a_tokenizer_is_found_before_it_runs(tiny, tmp_path):
         BenchmarkRun(LoadedModel("bare", tiny.model), Toy(), tmp_path, settings())
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_trials": 0}, "num_trials is 0; it must be a whole number, at least 1"),
-        ({"limit": 0}, "limit is 0; it must be a whole number, at least 1, or None for all"),
-        ({"limit": 1.5}, "limit is 1.5"),
-        ({"num_trials": 2}, "2 trials at temperature 0 would give each answer 2 times"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(options, message):
-    with pytest.raises(SettingsError, match=message):
-        RunSettings(**options)
-
-
 def test_smollm2_answers_bundled_questions_with_its_activations(smollm2, tmp_path):
     chosen = RunSettings(
         limit=3,
         generation=GenerationSettings(max_new_tokens=8, batch_size=3),
         capture=CaptureSettings(Selection(["embeddings", -1], positions="last_prompt")),
+        layout="files",
     )
     result = BenchmarkRun(smollm2, General(), tmp_path, chosen).execute()
     assert {answer["question_id"] for answer in result.answers} == {q.id for q in list(General().questions())[:3]}

@@ -16,11 +16,12 @@ from rich.text import Text
 from actframe.cli import tables
 from actframe.cli.console import announce, print_path, print_prompt, stdout
 from actframe.cli.next_steps import actframe_command, print_commands, python_command
-from actframe.cli.run import activation_paths, execute
+from actframe.cli.run import execute
 
 if TYPE_CHECKING:
     from actframe.records.record import ActivationRecord
     from actframe.runs.run import BenchmarkRun
+    from actframe.storage.store import ActivationStore
 
 __all__ = ["demo"]
 
@@ -39,16 +40,16 @@ def demo(
     announce(f"loading {_MODEL}")
     job = _prepare(output, limit)
     _print_step(f"1. {_MODEL} answers {limit} questions, and every layer is recorded")
-    paths = _answer(job)
-    first, second = _load_two(paths)
-    _print_step("2. What is in the first file, at every fifth layer")
+    store = _answer(job)
+    first, second = (store.where(question_id=question.id)[0] for question in job.plan.questions[:2])
+    _print_step("2. What is in the first record, at every fifth layer")
     _print_stats(first)
     _print_step("3. How alike two prompts look to each layer")
     _print_similarity(first, second)
     _print_step("4. Both as a picture")
     _plot(first, second, output / "demo.png")
     _print_step(f"Done in {time.monotonic() - began:.0f} s. Go on with")
-    _print_next(paths, output)
+    _print_next(job.folder, output)
 
 
 def _prepare(output: Path, limit: int) -> BenchmarkRun:
@@ -60,36 +61,31 @@ def _prepare(output: Path, limit: int) -> BenchmarkRun:
 
     generation = GenerationSettings(max_new_tokens=_TOKENS, batch_size=_BATCH)
     settings = RunSettings(limit=limit, generation=generation, capture=CaptureSettings())
-    return BenchmarkRun(load_model(_MODEL), General(), output, settings)
+    # A folder that nobody but the demo writes to, so that it can begin anew each time.
+    return BenchmarkRun(load_model(_MODEL), General(), output / "demo-store", settings, overwrite=True)
 
 
-def _answer(job: BenchmarkRun) -> list[Path]:
-    """Run, print what came of it, and give the activation files in the order of the questions."""
+def _answer(job: BenchmarkRun) -> ActivationStore:
+    """Run, print what came of it, and open the store."""
+    from actframe.storage.store import ActivationStore
+
     result = execute(job)
-    paths = activation_paths(job, result.answers)
     console = stdout()
     console.print()
     console.print(tables.answers_table("", result.answers))
     console.print()
     console.print(tables.results_table("", result, by_subject=False))
     console.print()
-    print_path(
-        job.location, f"{len(paths)} activation files, {decimal(sum(path.stat().st_size for path in paths))}, in "
-    )
-    return paths
+    store = ActivationStore(job.location)
+    size = decimal(store.bytes_on_disk)
+    print_path(job.folder, f"{len(store)} answers and their activations, {size}, in the store ")
+    return store
 
 
 def _print_step(title: str) -> None:
     console = stdout()
     console.print()
     console.print(Rule(Text(title, "bold"), align="left", style="dim"))
-
-
-def _load_two(paths: list[Path]) -> list[ActivationRecord]:
-    """What was saved, as anyone would load it."""
-    from actframe.storage.files import load_record
-
-    return [load_record(path) for path in paths[:2]]
 
 
 def _print_stats(record: ActivationRecord) -> None:
@@ -125,21 +121,18 @@ def _plot(first: ActivationRecord, second: ActivationRecord, path: Path) -> None
     print_path(save_overview(first, second, path))
 
 
-def _print_next(paths: list[Path], output: Path) -> None:
-    first, second = paths[:2]
-    keys = '["activations"]["layer_0"].shape'
-    code = f"from actframe import load_activations; print(load_activations({json.dumps(str(first))}){keys})"
-    smaller, more = output / "smaller.safetensors.zst", output / "arithmetic"
-    arithmetic = ["run", "--benchmark", "arithmetic", "--limit", 8, "--activation-save-dir", more]
+def _print_next(store: str, output: Path) -> None:
+    opened = f"from actframe import ActivationStore; store = ActivationStore({json.dumps(store)})"
+    wrong = "print(*(each.question_id for each in store.where(correct=False)))"
+    stacked = 'print(store.stack("layer_20", positions="last_prompt").shape)'
+    arithmetic = ["run", "--benchmark", "arithmetic", "--limit", 8, "--activation-save-dir", output / "arithmetic"]
     print_commands(
         {
-            "everything in the first file": actframe_command("show", first),
-            "two files at every layer": actframe_command("compare", first, second),
-            "the same in a smaller format": actframe_command("convert", first, smaller, "--force"),
+            "which answers are wrong": python_command("-c", f"{opened}; {wrong}"),
+            "a layer of all answers, in one tensor": python_command("-c", f"{opened}; {stacked}"),
             "what else can be captured": actframe_command("sites", _MODEL),
             "another benchmark, three layers": actframe_command(
                 *arithmetic, "--capture-activations", "--layers", "10,20,-1"
             ),
-            "in Python": python_command("-c", code),
         }
     )

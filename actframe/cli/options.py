@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "RecordPath", "SitesOption", "parse_layers", "parse_positions", "parse_sites"]
+__all__ = [
+    "AsJson",
+    "RecordPath",
+    "SitesOption",
+    "parse_bytes",
+    "parse_every",
+    "parse_layers",
+    "parse_positions",
+    "parse_sites",
+]
 
 RecordPath = Annotated[Path, typer.Argument(metavar="FILE", help="An activation file.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
@@ -25,6 +35,9 @@ SitesOption = Annotated[
 _RANGE = re.compile(r"(\d+)-(\d+)")
 _SLICE = re.compile(r"(-?\d+)?:(-?\d+)?")
 _NUMBER = re.compile(r"-?\d+")
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)b?|b|bytes)?", re.IGNORECASE)
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*([smh])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 def parse_layers(text: str | None) -> list[int]:
@@ -69,6 +82,37 @@ def parse_positions(text: str) -> str | slice | list[int]:
     if parts and all(_NUMBER.fullmatch(part) for part in parts):
         return [int(part) for part in parts]
     return text.strip()
+
+
+def parse_bytes(text: str) -> int:
+    """A size: `50GB`, `1.5 GiB`, `800M`, or a plain number of bytes.
+
+    >>> parse_bytes("50GB"), parse_bytes("1.5 GiB"), parse_bytes("4096")
+    (50000000000, 1610612736, 4096)
+    """
+    match = _BYTES.fullmatch(text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not a size; write 50GB, 1.5GiB, 800MB, or a number of bytes")
+    number, unit, binary = match.groups()
+    power = "kmgt".index(unit.lower()) + 1 if unit else 0
+    return int(float(number) * (1024 if binary else 1000) ** power)
+
+
+def parse_every(text: str) -> timedelta | int | None:
+    """A time (`90s`, `5m`, `1h`), a number of answers (`500`), or `never`.
+
+    >>> parse_every("90s"), parse_every("500"), parse_every("never")
+    (datetime.timedelta(seconds=90), 500, None)
+    """
+    text = text.strip().lower()
+    if text == "never":
+        return None
+    if text.isdecimal():
+        return int(text)
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is neither a time (90s, 5m, 1h), nor a number of answers, nor 'never'")
+    return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
 
 
 def _bad_layers(message: str) -> typer.BadParameter:

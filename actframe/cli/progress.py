@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from rich.console import RenderableType
 from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from actframe.cli.console import stderr
 
 if TYPE_CHECKING:
-    from actframe.runs.run import RunProgress
+    from actframe.runs.layout import Written
+    from actframe.runs.progress import RunProgress
 
 __all__ = ["RunBar"]
 
@@ -19,11 +23,12 @@ __all__ = ["RunBar"]
 class RunBar:
     """Shows how far a run has come, on stderr; give it to `BenchmarkRun.execute`.
 
-    Where stderr is no terminal it prints the last state once, when the block ends.
+    Below the bar is what is on disk, how fast that grows, and what waits to be written. Where stderr is no terminal
+    the last state is printed once, when the block ends.
     """
 
     def __init__(self, description: str) -> None:
-        self._progress = Progress(
+        self._progress = _Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
@@ -45,7 +50,34 @@ class RunBar:
 
     def __call__(self, now: RunProgress) -> None:
         """Show a new state."""
-        figures = [f"accuracy {now.accuracy:.0%}", f"{now.tokens_per_second:.0f} tokens/s"] if now.done else []
-        if now.written.bytes_on_disk:
-            figures.append(f"{decimal(now.written.bytes_on_disk)} on disk")
+        figures = [f"accuracy {now.accuracy:.0%}"] if now.done else []
+        if now.tokens:
+            figures.append(f"{now.tokens_per_second:.0f} tokens/s")
+        self._progress.below = _disk_line(now.written)
         self._progress.update(self._task, completed=now.done, total=now.total, figures=" ".join(figures))
+
+    def describe(self, description: str) -> None:
+        """Say what is done now."""
+        self._progress.update(self._task, description=description)
+
+
+class _Bars(Progress):
+    """Bars with a line of text below them."""
+
+    below = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.below:
+            yield Text(self.below, "dim")
+
+
+def _disk_line(written: Written) -> str:
+    if not (written.bytes_on_disk or written.queued_bytes):
+        return ""
+    parts = [f"{decimal(written.bytes_on_disk)} on disk"]
+    if written.bytes_per_second:
+        parts.append(f"{decimal(int(written.bytes_per_second))}/s")
+    if written.queued_bytes:
+        parts.append(f"{decimal(written.queued_bytes)} queued")
+    return "  ".join(parts)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +16,8 @@ from rich.filesize import decimal
 from actframe.benchmarks.base import BenchmarkAdapter
 from actframe.cli import run_options as options
 from actframe.cli import tables
-from actframe.cli.console import announce, print_json, print_path, stderr, stdout
-from actframe.cli.next_steps import actframe_command, print_commands
+from actframe.cli.console import announce, one_line, print_json, print_path, stderr, stdout
+from actframe.cli.next_steps import actframe_command, print_commands, python_command
 from actframe.cli.options import AsJson
 from actframe.cli.progress import RunBar
 from actframe.errors import SelectionError, SettingsError
@@ -34,7 +37,13 @@ def run(  # noqa: PLR0913 - typer reads the options from the signature
     num_trials: options.NumTrials = 1,
     limit: options.Limit = None,
     device: options.Device = None,
-    activation_save_dir: options.ActivationSaveDir = Path("activations"),
+    dry_run: options.DryRun = False,
+    activation_save_dir: options.ActivationSaveDir = "activations",
+    layout: options.Layout = "store",
+    overwrite: options.Overwrite = False,
+    max_disk: options.MaxDisk = None,
+    flush_every: options.FlushEvery = None,
+    shard_bytes: options.ShardBytes = None,
     batch_size: options.BatchSize = 8,
     max_new_tokens: options.MaxNewTokens = 128,
     temperature: options.Temperature = 0.0,
@@ -50,12 +59,15 @@ def run(  # noqa: PLR0913 - typer reads the options from the signature
 ) -> None:
     """Let a model answer a benchmark, and record what happens inside it.
 
-    Writes answers.jsonl, a line for each answer as it comes, and results.json.
-    With --capture-activations each answer also gets an activation file.
-    What an earlier run left in the folder is kept under another name.
+    The folder becomes a store with a record for each answer, and gets results.json. Whatever ends the run,
+    the same command again goes on where it ended.
+
+    With --layout files it gets answers.jsonl instead, and an activation file for each answer;
+    what an earlier run left there is kept under another name.
     """
     flags = options.CaptureFlags(layers, sites, positions, dtype, strategy, storage)
     flags.check(wanted=capture_activations)
+    place = options.PlaceFlags(layout, overwrite, max_disk, flush_every, shard_bytes).settings()
     announce(f"loading {model}")
     from actframe.runs.generation import GenerationSettings
     from actframe.runs.models import load_model
@@ -64,37 +76,44 @@ def run(  # noqa: PLR0913 - typer reads the options from the signature
     with _usage_errors():
         generation = GenerationSettings(max_new_tokens, temperature, seed=seed, batch_size=batch_size)
         capture = flags.settings() if capture_activations else None
-        settings = RunSettings(num_trials, limit, generation, capture)
+        settings = RunSettings(num_trials, limit, generation, capture, **place)
     adapter = registry().find(BenchmarkAdapter, benchmark)()  # type: ignore[type-abstract]
-    job = BenchmarkRun(load_model(model, device=device), adapter, activation_save_dir, settings)
+    loaded = load_model(model, device=device)
+    job = BenchmarkRun(loaded, adapter, activation_save_dir, settings, overwrite=overwrite)
+    if dry_run:
+        _estimate(job, as_json)
+        return
     result = execute(job)
     if as_json:
-        print_json({"folder": job.location, **result.as_json(), "answers_given": result.answers})
+        answers = [dict(answer) for answer in result.answers]
+        print_json({"folder": job.location, **result.as_json(), "answers_given": answers})
     else:
         _report(job, result)
+    if result.partial:
+        _say_how_to_go_on(job, result, "more room")
+        raise typer.Exit(1)
 
 
 def execute(job: BenchmarkRun) -> RunResult:
-    """Run with a progress bar; when it ends early, say where the finished answers are."""
-    done = 0
-
-    def show(now: Any) -> None:
-        nonlocal done
-        done = now.done
-        bar(now)
-
+    """Run with a progress bar; when it ends early, say what is kept and how to go on."""
     try:
-        with RunBar("answering") as bar:
-            return job.execute(show)
-    except BaseException:
-        if done:
-            stderr().print(f"{done} finished answers are kept in {job.location}", soft_wrap=True, markup=False)
+        with RunBar("answering") as bar, _ending_well(bar):
+            result = job.execute(bar)
+    except BaseException as error:
+        if job.result is not None:
+            _say_how_to_go_on(job, job.result)
+        for note in getattr(error, "__notes__", ()):
+            stderr().print(one_line(note), soft_wrap=True, markup=False)
         raise
+    if not result.new and not result.partial:
+        total = len(result.answers)
+        stderr().print(f"all {total} answers are in {job.folder} already", soft_wrap=True, markup=False)
+    return result
 
 
 def activation_paths(job: BenchmarkRun, answers: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """The activation files of some answers of a run."""
-    return [Path(job.location, answer["activations"]) for answer in answers if answer["activations"]]
+    """The activation files of some answers of a run with the layout `files`."""
+    return [Path(job.folder, answer["activations"]) for answer in answers if answer.get("activations")]
 
 
 @contextlib.contextmanager
@@ -106,18 +125,92 @@ def _usage_errors() -> Iterator[None]:
         raise typer.BadParameter(str(error)) from error
 
 
+@contextlib.contextmanager
+def _ending_well(bar: RunBar) -> Iterator[None]:
+    """Take a request to end, of the user or of the system, as one to write what is finished; a second one ends that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: Any) -> None:
+        restore()
+        bar.describe("writing what is finished")
+        raise KeyboardInterrupt
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        restore()
+
+
+def _estimate(job: BenchmarkRun, as_json: bool) -> None:
+    from actframe.runs.estimate import estimate_run
+
+    announce("answering a few questions")
+    estimate = estimate_run(job)
+    if as_json:
+        print_json({"folder": job.location, **estimate.as_json()})
+    else:
+        stdout().print(tables.estimate_table(f"{job.benchmark.name}, answered by {job.model.name}", estimate))
+
+
+def _say_how_to_go_on(job: BenchmarkRun, result: RunResult, needed: str = "") -> None:
+    """What of an unfinished run is kept, in a line, and how it goes on."""
+    done, total = (result.circumstances["answers"][each] for each in ("done", "total"))
+    lines = [f"{done} of {total} answers are kept in {job.folder}"]
+    if (summary := result.summary) is not None:
+        lines[0] += f", accuracy {summary.accuracy:.1%} ({summary.low:.1%} - {summary.high:.1%})"
+    if result.reason and needed:
+        lines.insert(0, f"ended early: {result.reason}")
+    if job.settings.layout == "store":
+        changes = [f"with {needed}"] if needed else []
+        changes += ["without --overwrite"] if job.overwrites else []
+        lines.append(
+            ", ".join(["the same command again", *changes]) + (", " if changes else " ") + "goes on from there"
+        )
+    for line in lines:
+        stderr().print(line, soft_wrap=True, markup=False)
+
+
 def _report(job: BenchmarkRun, result: RunResult) -> None:
     console = stdout()
     console.print(tables.results_table(f"{job.benchmark.name}, answered by {job.model.name}", result))
     console.print()
-    print_path(Path(job.location, "results.json"))
-    print_path(Path(job.location, "answers.jsonl"))
+    if job.settings.layout == "store":
+        _report_store(job, result)
+    else:
+        _report_files(job, result)
+
+
+def _report_store(job: BenchmarkRun, result: RunResult) -> None:
+    size = decimal(job.layout.written().bytes_on_disk)
+    what = "answers and their activations" if job.settings.capture else "answers"
+    print_path(job.folder, f"{len(result.answers)} {what}, {size}, in the store ")
+    opened = f"from actframe import ActivationStore; store = ActivationStore({json.dumps(job.folder)})"
+    wrong = "print(*(each.question_id for each in store.where(correct=False)))"
+    commands = {"which answers are wrong": python_command("-c", f"{opened}; {wrong}")}
+    if job.settings.capture and result.answers:
+        site = job.settings.capture.recorder(job.model, into=[]).sites[-1]
+        stacked = f'print(store.stack({json.dumps(site)}, positions="last").shape)'
+        commands["the last position of each in one tensor"] = python_command("-c", f"{opened}; {stacked}")
+    stdout().print("\nGo on with")
+    print_commands(commands)
+
+
+def _report_files(job: BenchmarkRun, result: RunResult) -> None:
+    print_path(Path(job.folder, "results.json"))
+    print_path(Path(job.folder, "answers.jsonl"))
     paths = activation_paths(job, result.answers)
     if not paths:
         return
     size = sum(path.stat().st_size for path in paths)
-    print_path(job.location, f"{len(paths)} activation files, {decimal(size)}, in ")
-    console.print("\nGo on with")
+    print_path(job.folder, f"{len(paths)} activation files, {decimal(size)}, in ")
+    stdout().print("\nGo on with")
     commands = {
         "what is in the first file": actframe_command("show", paths[0]),
         "its activations in numbers": actframe_command("stats", paths[0]),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from actframe.cli.options import parse_layers, parse_positions, parse_sites
+from actframe.cli.options import parse_bytes, parse_every, parse_layers, parse_positions, parse_sites
 
 if TYPE_CHECKING:
     from actframe.runs.recording import CaptureSettings
@@ -20,21 +19,29 @@ __all__ = [
     "CaptureActivations",
     "CaptureFlags",
     "Device",
+    "DryRun",
     "Dtype",
+    "FlushEvery",
     "Layers",
+    "Layout",
     "Limit",
+    "MaxDisk",
     "MaxNewTokens",
     "Model",
     "NumTrials",
+    "Overwrite",
+    "PlaceFlags",
     "Positions",
     "Seed",
+    "ShardBytes",
     "Sites",
     "Storage",
     "Strategy",
     "Temperature",
 ]
 
-_WHAT, _GENERATION, _CAPTURE = "What to run", "Generation", "Activations (with --capture-activations)"
+_WHAT, _GENERATION, _PLACE = "What to run", "Generation", "Where it goes"
+_CAPTURE = "Activations (with --capture-activations)"
 
 
 def _option(panel: str, metavar: str, help: str, **more: Any) -> Any:
@@ -46,7 +53,14 @@ Benchmark = Annotated[str, _option(_WHAT, "NAME", "As `actframe plugins` lists t
 NumTrials = Annotated[int, _option(_WHAT, "N", "Answer each question N times (N > 1: set a temperature).", min=1)]
 Limit = Annotated[int | None, _option(_WHAT, "N", "Only the first N questions.", min=1, show_default="all")]
 Device = Annotated[str | None, _option(_WHAT, "DEVICE", "Where to compute.", show_default="cuda, else cpu")]
-ActivationSaveDir = Annotated[Path, _option(_WHAT, "FOLDER", "For results.json, answers.jsonl and activations.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Answer four questions, say what the run takes in disk, memory and time, and write nothing.",
+        rich_help_panel=_WHAT,
+    ),
+]
 
 BatchSize = Annotated[int, _option(_GENERATION, "N", "How many prompts are computed together.", min=1)]
 MaxNewTokens = Annotated[int, _option(_GENERATION, "N", "Where an answer is cut off.", min=1)]
@@ -91,6 +105,50 @@ Storage = Annotated[
         show_default="safetensors",
     ),
 ]
+
+
+ActivationSaveDir = Annotated[str, _option(_PLACE, "FOLDER", "A folder, or a URL such as s3://bucket/run.")]
+Layout = Annotated[
+    str,
+    _option(_PLACE, "LAYOUT", "store: one store, which can be resumed; files: a named file for each answer."),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the run that is in the folder.", rich_help_panel=_PLACE)
+]
+MaxDisk = Annotated[
+    str | None, _option(_PLACE, "SIZE", "End, resumable, before the run takes more: 50GB.", show_default="no limit")
+]
+FlushEvery = Annotated[
+    str | None,
+    _option(_PLACE, "TIME", "What a crash may cost: a time (60s, 5m), or so many answers (500).", show_default="5m"),
+]
+ShardBytes = Annotated[str | None, _option(_PLACE, "SIZE", "The size of a store's files.", show_default="256MiB")]
+
+
+@dataclass(frozen=True)
+class PlaceFlags:
+    """What was said about where the answers go; None where nothing was."""
+
+    layout: str
+    overwrite: bool
+    max_disk: str | None
+    flush_every: str | None
+    shard_bytes: str | None
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments of `RunSettings` that these mean; a usage error for what cannot be read or would do nothing."""
+        of_stores = {"overwrite": self.overwrite, "flush-every": self.flush_every, "shard-bytes": self.shard_bytes}
+        given = [name for name, value in of_stores.items() if value not in (None, False)]
+        if given and self.layout == "files":
+            raise typer.BadParameter(f"--{given[0]} is about a store; leave it out, or --layout files")
+        found: dict[str, Any] = {"layout": self.layout}
+        if self.max_disk is not None:
+            found["max_disk_bytes"] = parse_bytes(self.max_disk)
+        if self.shard_bytes is not None:
+            found["shard_bytes"] = parse_bytes(self.shard_bytes)
+        if self.flush_every is not None:
+            found["flush_every"] = parse_every(self.flush_every)
+        return found
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,13 @@ from actframe.cli.console import number, one_line, printable
 if TYPE_CHECKING:
     from actframe.analysis.similarity import SiteSimilarity
     from actframe.analysis.stats import SiteStats
+    from actframe.runs.estimate import RunEstimate
     from actframe.runs.results import RunResult
     from actframe.runs.statistics import Summary
 
 __all__ = [
     "answers_table",
+    "estimate_table",
     "facts_table",
     "new_table",
     "results_table",
@@ -138,6 +140,45 @@ def answers_table(title: str, answers: Sequence[Mapping[str, Any]]) -> Table:
             Text(one_line(each["prompt"].strip().partition("\n")[0])), answer, one_line(each["expected"]), mark
         )
     return table
+
+
+def estimate_table(title: str, estimate: RunEstimate) -> Table:
+    """What a run takes, and what is there: expected, and if every answer became as long as it may."""
+    caption = f"From {estimate.sampled} answers. Memory is without what the model computes with (KV cache, attention)."
+    table = new_table(title, "", "expected", "at most", right=("expected", "at most"), caption=caption)
+    memory = estimate.memory
+    table.add_row("answers to give", f"{estimate.answers:,} of {estimate.total:,}", "")
+    table.add_row("tokens of a prompt", f"{estimate.prompt_tokens:.0f}", "")
+    table.add_row("tokens of a response", f"{estimate.output_tokens:.0f}", f"{estimate.max_new_tokens}")
+    table.add_section()
+    if estimate.token_bytes:
+        table.add_row("activations of a token", decimal(estimate.token_bytes), "")
+        table.add_row("compressed by", f"{estimate.ratio:.2f}x", "")
+    table.add_row("an answer on disk", decimal(estimate.answer_bytes), decimal(estimate.answer_bytes_max))
+    table.add_row("disk", decimal(estimate.disk_bytes), decimal(estimate.disk_bytes_max), style="bold")
+    for label, room in (("  free", estimate.disk_free), ("  left of --max-disk", estimate.disk_allowed)):
+        if room is not None:
+            table.add_row(label, decimal(room), "")
+    table.add_section()
+    for label, size in (
+        (f"model ({estimate.device})", memory.model),
+        ("activations of a batch", memory.batch),
+        ("the recorder's copy", memory.recorder),
+        ("waiting to be written", memory.store),
+    ):
+        if size:
+            table.add_row(label, "", decimal(size))
+    table.add_row("memory", "", decimal(memory.total), style="bold")
+    table.add_section()
+    table.add_row("time", f"about {_duration(estimate.seconds)}", "", style="bold")
+    return table
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{max(1, round(seconds))} s"
 
 
 def _summary_cells(summary: Summary) -> list[str]:

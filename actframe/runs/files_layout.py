@@ -24,7 +24,7 @@ class FilesLayout(RunLayout):
 
     def __init__(self, folder: str | os.PathLike[str], capture: CaptureSettings | None) -> None:
         self._folder = Path(folder)
-        self.location = str(self._folder)
+        self.location = os.fspath(folder)
         self._capture = capture
         self._answers: list[dict[str, Any]] = []
         self._bytes = 0

@@ -111,7 +111,12 @@ def compare_runs(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[Di
     limit: 10 -> none
     """
     same_version = stored.get("versions", {}).get("actframe") == asked.get("versions", {}).get("actframe")
-    return list(_differences("", stored, asked, same_version))
+    found = {each.key: each for each in _differences("", stored, asked, same_version)}
+    if found.keys() & {"limit", "benchmark.name"}:
+        # These questions are not those because of that.
+        for consequence in ("benchmark.questions", "benchmark.fingerprint"):
+            found.pop(consequence, None)
+    return list(found.values())
 
 
 def _differences(
@@ -164,5 +169,7 @@ def _shown(value: Any) -> str:
         return f"{summarise(value)} ({len(value)})"
     if isinstance(value, str):
         return value if len(value) <= 80 and not value.startswith("sha256:") else f"{value[:19]}..."
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_shown(each)}" for key, each in value.items() if each is not None)
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:80]}..."

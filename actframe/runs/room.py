@@ -48,7 +48,7 @@ class DiskRoom:
             return
         lengths = [len(job.input_ids) for job in jobs]
         least = sum(self._sizes.stored_bytes(length, ONE_TOKEN, self._ratio) for length in lengths)
-        most = sum(self._sizes.stored_bytes(length, self._longest, self._ratio) for length in lengths)
+        most = sum(self._sizes.most_bytes(length, self._longest, self._ratio) for length in lengths)
         if self._limit is not None:
             allowed = max(0, self._limit - self._layout.written().bytes_on_disk)
             least, most = min(least, allowed), min(most, allowed)
@@ -74,10 +74,11 @@ class DiskRoom:
         """
         if self._limit is None:
             return True
-        jobs = [job for job in batch.jobs if job.key not in done]
-        coming = sum(self._sizes.stored_bytes(len(job.input_ids), self._longest) for job in jobs)
+        sizes, jobs = self._sizes, [job for job in batch.jobs if job.key not in done]
+        coming = sizes.shard_bytes + sum(sizes.most_bytes(len(job.input_ids), self._longest) for job in jobs)
         now = self._layout.written()
-        waiting = now.queued_bytes + now.queued_records * (self._sizes.line_bytes + STORED)
+        waiting = now.queued_bytes + now.queued_records * (sizes.line_bytes + STORED)
+        waiting += sizes.shard_bytes if waiting else 0
         if now.bytes_on_disk + waiting + coming <= self._limit:
             return True
         self._layout.flush()

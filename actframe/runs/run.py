@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Container, Generator, Sequence
 from contextlib import closing, nullcontext
@@ -42,6 +43,10 @@ class BenchmarkRun:
         settings: how it is done.
         overwrite: replace the run that is in the folder. It is removed when this one begins; other files stay.
 
+    Attributes:
+        folder: as it was given; `location` is its whole path.
+        result: what came of the latest `execute`, also where it raised; None before.
+
     Raises:
         BenchmarkError: the adapter has no questions, repeats an id, or fails to make a prompt.
         PromptError: a question is empty or too long for the model; the message has its id.
@@ -67,6 +72,9 @@ class BenchmarkRun:
         if self.settings.capture:
             self.settings.capture.recorder(model, into=RecordedBatch())
         self.layout = layout_for(folder, model, benchmark.name, self.plan, self.settings, overwrite=overwrite)
+        self.folder = os.fspath(folder)
+        self.overwrites = overwrite
+        self.result: RunResult | None = None
         self.layout.check()
         if self.remaining():
             self.layout.check_can_write()
@@ -88,7 +96,7 @@ class BenchmarkRun:
         the result says so.
 
         Args:
-            progress: called before the first batch and after each answer.
+            progress: called before the first batch, after each answer, and when all of them are on disk.
 
         Raises:
             StorageError: the disk has no room for it, or what is written cannot be.
@@ -99,13 +107,19 @@ class BenchmarkRun:
             return self._finish(sitting, None)
         self.layout.check_can_write()
         room = self._room(remaining)
+        tell = progress or (lambda now: None)
+        began = False
         try:
-            with self.layout, closing(self._answers(sitting, room)) as arriving:
+            with self.layout:
+                began = True
                 # Closed here, not when it is collected: the recorder must be gone before anybody hears of an error.
-                for now in arriving:
-                    if progress:
-                        progress(now)
+                with closing(self._answers(sitting, room)) as arriving:
+                    for now in arriving:
+                        tell(now)
+            tell(replace(now, written=self.layout.written()))
         except BaseException as error:
+            if not began:
+                raise
             reason = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
             try:
                 self._finish(sitting, reason)
@@ -121,10 +135,12 @@ class BenchmarkRun:
         now = RunProgress(len(there), len(self.plan.jobs), sum(there), earlier=len(there))
         yield replace(now, written=self.layout.written())
         capture, sink = self.settings.capture, RecordedBatch()
+        batches = itertools.takewhile(lambda batch: room.fits(batch, done), self.plan.remaining(done))
+        if (first := next(batches, None)) is None:
+            # A recorder that records nothing would complain, with reason.
+            return
         with capture.recorder(self.model, into=sink) if capture else nullcontext():
-            for batch in self.plan.remaining(done):
-                if not room.fits(batch, done):
-                    return
+            for batch in itertools.chain([first], batches):
                 for correct in self._answer(batch, done, sitting, sink if capture else None):
                     now = replace(
                         now,
@@ -164,13 +180,15 @@ class BenchmarkRun:
         if reason is None and len(found.answers) < total:
             reason = "answers that were written are not there any more"
         circumstances = sitting.circumstances(self.layout.earlier_results(), self.layout.written())
+        tokens = sum(answer["output_tokens"] or 0 for answer in found.graded)
         result = RunResult(
-            {**circumstances, "answers": {"done": len(found.answers), "total": total}},
+            {**circumstances, "answers": {"done": len(found.answers), "total": total}, "output_tokens": tokens},
             found.answers,
             found.graded,
             partial=reason is not None,
             reason=reason,
             new=sitting.answers,
         )
+        self.result = result
         self.layout.write_results(result)
         return result

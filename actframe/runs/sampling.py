@@ -92,4 +92,6 @@ def _compression(records: list[ActivationRecord], storage: str) -> float:
         backend.write(empty, Bundle({site: tensor[:0] for site, tensor in tensors.items()}))
         backend.write(full, Bundle(tensors))
         written = full.stat().st_size - empty.stat().st_size
-    return sum(tensor.nbytes for tensor in tensors.values()) / max(1, written)
+    taken = sum(tensor.nbytes for tensor in tensors.values())
+    # A pass over a prompt has no rows of the response, say.
+    return taken / max(1, written) if taken else 1.0

@@ -37,7 +37,7 @@ class RunSettings:
     limit: int | None = None
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     capture: CaptureSettings | None = None
-    layout: Layout = "files"
+    layout: Layout = "store"
     max_disk_bytes: int | None = None
     shard_bytes: int = 256 << 20
     flush_every: timedelta | int | None = timedelta(minutes=5)

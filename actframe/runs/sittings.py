@@ -16,7 +16,7 @@ from actframe.runs.settings import RunSettings
 
 __all__ = ["Sitting"]
 
-DERIVED = ("format", "partial", "reason", "summary", "by_subject", "answers")
+DERIVED = ("format", "partial", "reason", "summary", "by_subject", "answers", "output_tokens")
 """What results say that is computed from the answers each time."""
 
 
@@ -25,7 +25,7 @@ class Sitting:
 
     Attributes:
         answers: how many were given.
-        tokens: how many were generated.
+        tokens: how many were generated, also for answers that were there already and came again with their batch.
         generating: the seconds spent on that.
     """
 
@@ -57,7 +57,7 @@ class Sitting:
         if not self.answers and earlier:
             return {key: value for key, value in earlier.items() if key not in DERIVED}
         sittings = [*earlier.get("sittings", ()), self._as_json()]
-        tokens = sum(each["output_tokens"] for each in sittings)
+        tokens = sum(each["generated_tokens"] for each in sittings)
         generating = sum(each["generating_seconds"] for each in sittings)
         settings = self._settings
         return {
@@ -73,7 +73,6 @@ class Sitting:
                 "layout": settings.layout,
             },
             "dtype": str(self._model.model.dtype).removeprefix("torch."),
-            "output_tokens": tokens,
             "tokens_per_second": tokens / generating if generating else 0.0,
             "bytes_on_disk": written.bytes_on_disk,
             "sittings": sittings,
@@ -85,7 +84,7 @@ class Sitting:
             "seconds": time.monotonic() - self._clock,
             "generating_seconds": self.generating,
             "answers": self.answers,
-            "output_tokens": self.tokens,
+            "generated_tokens": self.tokens,
             "device": str(self._model.device),
             **{f"{name}_version": version for name, version in versions().items()},
         }
