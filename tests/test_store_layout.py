@@ -247,6 +247,15 @@ def test_a_store_of_other_records_is_never_replaced(tiny, tmp_path):
             BenchmarkRun(tiny, Toy(), tmp_path / "mine", settings(), overwrite=overwrite)
 
 
+def test_a_store_that_was_made_from_others_is_not_gone_on_with(tiny, tmp_path):
+    execute(tiny, tmp_path, settings())
+    content = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**content, "origin": {"converted": "elsewhere"}}))
+    for overwrite in (False, True):
+        with pytest.raises(StorageError, match="a store that was made from others; give another folder"):
+            BenchmarkRun(tiny, Toy(), tmp_path, settings(), overwrite=overwrite)
+
+
 def test_a_folder_of_other_things_is_refused(tiny, tmp_path):
     (tmp_path / "notes.txt").touch()
     for overwrite in (False, True):
@@ -352,15 +361,18 @@ def test_a_disk_that_is_too_small_is_said_before_the_work(tiny, tmp_path, monkey
         run.execute()
 
 
-def test_a_store_may_be_behind_a_url(tiny, tmp_path):
-    url = f"memory://{tmp_path.name}/run"
+@pytest.mark.parametrize("place", ["memory", "s3"])
+def test_a_store_may_be_behind_a_url(place, tiny, tmp_path, request):
+    url = f"memory://{tmp_path.name}" if place == "memory" else f"{request.getfixturevalue('s3_url')}/{tmp_path.name}"
     with pytest.raises(KeyboardInterrupt):
-        execute(tiny, url, settings(**DRAWN), interrupt_at(7))
-    resumed = execute(tiny, url, settings(**DRAWN))
+        execute(tiny, f"{url}/run", settings(**DRAWN), interrupt_at(7))
+    resumed = execute(tiny, f"{url}/run", settings(**DRAWN))
     assert (resumed.new, len(resumed.answers)) == (20, 27)
     execute(tiny, tmp_path / "local", settings(**DRAWN))
-    assert_same_answers(ActivationStore(url), ActivationStore(tmp_path / "local"))
-    assert json.loads(ActivationStore(url).folder.read("results.json"))["answers"]["done"] == 27
+    assert_same_answers(ActivationStore(f"{url}/run"), ActivationStore(tmp_path / "local"))
+    assert json.loads(ActivationStore(f"{url}/run").folder.read("results.json"))["answers"]["done"] == 27
+    assert execute(tiny, f"{url}/run", settings(limit=2), overwrite=True).new == 2
+    assert len(ActivationStore(f"{url}/run")) == 2
 
 
 def test_nothing_is_written_before_the_run_begins(tiny, tmp_path):

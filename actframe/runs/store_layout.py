@@ -60,14 +60,16 @@ class StoreLayout(RunLayout):
         if not is_store(self._folder):
             check_new(self._folder)
             return
-        stored = read_identity(self._folder).run
-        if stored is None:
+        identity = read_identity(self._folder)
+        if identity.origin is not None:
+            raise StorageError(f"{self.location} holds a store that was made from others; give another folder")
+        if identity.run is None:
             raise StorageError(
-                f"{self.location} holds a store that is not of a benchmark run, or has lost its run.json; "
-                f"give another folder"
+                f"{self.location} holds a store that is not of a benchmark run, or lost its run.json, which "
+                f"`actframe repair` brings back; give another folder"
             )
         if not self._overwrites:
-            self._compare(stored)
+            self._compare(identity.run)
 
     def check_can_write(self) -> None:
         if isinstance(self._folder, LocalFolder):
