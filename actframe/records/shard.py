@@ -226,4 +226,5 @@ def _chosen(at: Ints, prompts: Ints, positions: str | int | slice | list[int]) -
         return at >= prompts
     if positions == "last_prompt":
         return at == prompts - 1
-    return numpy.isin(at, [positions] if isinstance(positions, int) else positions)
+    chosen: Ints = numpy.isin(at, [positions] if isinstance(positions, int) else positions)
+    return chosen
