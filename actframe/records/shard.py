@@ -225,6 +225,5 @@ def _chosen(at: Ints, prompts: Ints, positions: str | int | slice | list[int]) -
     if positions == "response":
         return at >= prompts
     if positions == "last_prompt":
-        return at == prompts - 1
-    chosen: Ints = numpy.isin(at, [positions] if isinstance(positions, int) else positions)
-    return chosen
+        return numpy.equal(at, prompts - 1)
+    return numpy.isin(at, [positions] if isinstance(positions, int) else positions)

@@ -178,7 +178,11 @@ def check_name(name: str) -> str:
     return name
 
 
-ERRNOS: dict[type[Exception], int] = {FileNotFoundError: errno.ENOENT, FileExistsError: errno.EEXIST, PermissionError: errno.EACCES}
+ERRNOS: dict[type[Exception], int] = {
+    FileNotFoundError: errno.ENOENT,
+    FileExistsError: errno.EEXIST,
+    PermissionError: errno.EACCES,
+}
 """What the system's number would be where a library raises the error without one."""
 
 
