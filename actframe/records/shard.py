@@ -225,5 +225,6 @@ def _chosen(at: Ints, prompts: Ints, positions: str | int | slice | list[int]) -
     if positions == "response":
         return at >= prompts
     if positions == "last_prompt":
-        return numpy.equal(at, prompts - 1)
+        last: Ints = at == prompts - 1
+        return last
     return numpy.isin(at, [positions] if isinstance(positions, int) else positions)
