@@ -1,15 +1,17 @@
-"""RecordKeys: what makes two records of a store answers to the same question."""
+"""What tells records and writers apart: the question and trial of a record, the name of a writer."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
 from actframe.storage.ledger import Ledger
 from actframe.storage.ledger_lines import MISSING
 
-__all__ = ["CommittedKeys", "RecordKeys", "writer_of"]
+__all__ = ["CommittedKeys", "RecordKeys", "new_writer", "writer_of"]
 
 Key = tuple[int, Any, Any, Any]
 
@@ -63,6 +65,12 @@ class CommittedKeys:
             return set()
         shards = (self._ledger.shards[number] for number in self._ledger.shard_numbers.tolist())
         return set(map(self._keys.of, shards, *map(self._ledger.column, self._keys.PARTS)))
+
+
+def new_writer() -> str:
+    """The moment, so that ledgers lie in the order in which they were begun, and what no other writer has."""
+    now = datetime.now(UTC)
+    return f"{now:%Y%m%dT%H%M%SZ}-{now.microsecond:05x}{secrets.token_hex(2)}"
 
 
 def writer_of(name: str) -> str:

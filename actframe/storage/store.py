@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 import warnings
 import weakref
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from actframe.errors import SettingsError, StorageError
 from actframe.storage.backends import backend_named
 from actframe.storage.folders import StoreFolder, store_folder
 from actframe.storage.identity import begin_store, read_identity
-from actframe.storage.keys import RecordKeys
+from actframe.storage.keys import RecordKeys, new_writer
 from actframe.storage.ledger import Ledger
 from actframe.storage.open_shards import OpenShards
 from actframe.storage.recovery import recover
@@ -170,7 +169,7 @@ class ActivationStore(StoreView):
     def _begin_writing(self) -> BackgroundWriter:
         if self._closed:
             raise StorageError(f"the store {self.location} was closed; open it again to append")
-        name = _writer_name()
+        name = new_writer()
         ledger = f"ledger/{name}.jsonl"
         with ExitStack() as undo:
             log = self._folder.open_log(ledger)
@@ -257,12 +256,6 @@ class WritingSettings:
         records, time = type(every) is int and every >= 1, isinstance(every, timedelta) and every > timedelta(0)
         if not (every is None or records or time):
             raise SettingsError(f"flush_every is {every!r}; it must be a timedelta, a number of records, or None")
-
-
-def _writer_name() -> str:
-    """The moment, so that ledgers lie in the order in which they were begun, and what no other writer has."""
-    now = datetime.now(UTC)
-    return f"{now:%Y%m%dT%H%M%SZ}-{now.microsecond:05x}{secrets.token_hex(2)}"
 
 
 def _end_log(folder: StoreFolder, log: Any, name: str) -> None:
