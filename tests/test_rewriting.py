@@ -214,6 +214,11 @@ def test_patterns_and_late_sites_are_cut_at_their_own_positions(tmp_path, shard_
     assert_holds(tmp_path / "new", expected)
     convert_store(tmp_path / "new", tmp_path / "newer", positions=[2])
     assert ActivationStore(tmp_path / "newer")[2]["site_positions"] == {}
+    # Of records that have none of the positions, no rows are left.
+    convert_store(tmp_path / "run", tmp_path / "few", positions=[5])
+    few = ActivationStore(tmp_path / "few")
+    assert [record.positions for record in few] == [[], [5], []]
+    assert [few[n].activations["layer_0.attn_probs"].shape for n in range(2)] == [(4, 0, 4), (4, 1, 6)]
 
 
 def test_a_cut_is_what_a_recorder_with_that_selection_records(tmp_path, tiny_llama):
@@ -248,6 +253,8 @@ def test_what_cannot_be_cut_is_refused(tmp_path, path):
         (path, "middle", "no positions 'middle'"),
         (path, -1, "count from 0"),
         (path, slice(-2, None), "counts from the beginning"),
+        (path, slice("a", None), "counts from the beginning"),
+        (path, slice(0, 4, 2), "has no step"),
         (path, 5, r"\d of \d records have no row of embeddings for position 5"),
         (tmp_path / "reduced", "last", "were reduced"),
         (tmp_path / "reduced", "prompt", "were reduced"),
@@ -436,9 +443,13 @@ def test_a_store_and_what_was_made_of_it_are_not_merged(tmp_path):
     fill(tmp_path / "a", anonymous, run=None)
     shutil.copytree(tmp_path / "a", tmp_path / "copy")
     convert_store(tmp_path / "a", tmp_path / "zstd", storage="zstd")
-    for other in ("a", "copy", "zstd"):
+    for other in ("copy", "zstd"):
         with pytest.raises(StorageError, match="one is made of the other"):
             merge_stores([tmp_path / "a", tmp_path / other], tmp_path / "c")
+    store = ActivationStore(tmp_path / "a")
+    for twice in ([tmp_path / "a", tmp_path / "a"], [store, store]):
+        with pytest.raises(StorageError, match="a is given twice"):
+            merge_stores(twice, tmp_path / "c")
     with pytest.raises(StorageError, match="two stores or more"):
         merge_stores([tmp_path / "a"], tmp_path / "c")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from actframe.capture.selection import Selection, count_overflows
+from actframe.capture.sites import summarise
 from actframe.errors import SelectionError
 from actframe.records.bundle import Bundle, LazyTensors
 from actframe.records.columns import LINES, Ints, ShardColumns
@@ -21,7 +23,7 @@ from actframe.storage.files import matching_sites
 from actframe.storage.ledger_lines import encode_line
 from actframe.storage.stacking import StackPositions, check_positions
 
-__all__ = ["Cut", "CutShard"]
+__all__ = ["Cut", "CutShard", "is_pattern", "warn_of_overflows"]
 
 Shape = tuple[int, ...]
 Record = Mapping[str, Any]
@@ -167,7 +169,7 @@ class CutShard:
         there = self._shard.present(site)[self._records].tolist()
         flat, dtype = self._shard.shapes(site), self._shard.dtype(site)
         rows = None if flat else self._shard.find(site, self._records, "all")
-        if rows is None or _is_pattern(site):
+        if rows is None or is_pattern(site):
             counts = zip(self._records.tolist(), rows.counts if rows else there, strict=True)
             shapes = [
                 tuple(flat[n] or ()) if flat else (int(count), *self._shard.trailing(site)) for n, count in counts
@@ -190,7 +192,7 @@ class CutShard:
 
     def _column_of_records(self, site: str, shapes: list[Shape | None]) -> _Column:
         """A column that is cut record by record: of several shapes, or with the positions not on the first axis."""
-        axis = int(_is_pattern(site))
+        axis = int(is_pattern(site))
         kept: dict[int, list[int]] = {}
         if self._cut.positions != "all":
             lengths = numpy.array([0 if shape is None else (*shape, 0, 0)[axis] for shape in shapes])
@@ -205,8 +207,9 @@ class CutShard:
             for number, shape in enumerate(shapes):
                 if shape is not None:
                     tensor = self._shard.activations(int(self._records[number]))[site]
-                    piece = tensor.index_select(axis, torch.tensor(kept[number])) if number in kept else tensor
-                    pieces.append(piece.reshape(-1))
+                    if number in kept:
+                        tensor = tensor.index_select(axis, torch.tensor(kept[number], dtype=torch.int64))
+                    pieces.append(tensor.reshape(-1))
             return torch.cat(pieces)
 
         return _Column(self._shard.dtype(site), shapes, read)
@@ -258,7 +261,21 @@ class CutShard:
         return said
 
 
-def _is_pattern(site: str) -> bool:
+def warn_of_overflows(overflows: Mapping[str, int], cut: Cut) -> None:
+    """Warn of values that did not fit the dtype of a cut: by site, how many there were.
+
+    The warning names whoever called the function that calls this.
+    """
+    if overflows:
+        warnings.warn(
+            f"{sum(overflows.values())} values of {summarise(list(overflows))} do not fit {cut.dtype} and became "
+            f"infinite or were clipped",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def is_pattern(site: str) -> bool:
     """Whether a site's tensors are `(head, pos, key)`."""
     return site.endswith("attn_probs")
 

@@ -45,9 +45,12 @@ def merge_stores(sources: Sequence[Source], into: Path | str, *, progress: Progr
     """
     stores = [each if isinstance(each, ActivationStore) else ActivationStore(each, create=False) for each in sources]
     if len(stores) < 2:
-        raise StorageError(f"merging takes two stores or more, and {len(stores)} was given")
+        raise StorageError(f"merging takes two stores or more, and not {len(stores)}")
     runs = list({json.dumps(store.run, sort_keys=True): store.run for store in stores}.values())
     numbers = [runs.index(store.run) for store in stores]
+    for number, store in enumerate(stores):
+        if store.location in [other.location for other in stores[:number]]:
+            raise StorageError(f"{store.location} is given twice; its records would be there twice")
     _check_shards(stores)
     _check_keys(stores, numbers)
     run = runs[0] if len(runs) == 1 else {"merged": runs}

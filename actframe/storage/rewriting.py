@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,13 +11,12 @@ from typing import Any
 import numpy
 import torch
 
-from actframe.capture.sites import summarise
 from actframe.errors import FormatError
 from actframe.records.shard import Shard
 from actframe.storage.backends import backend_named
 from actframe.storage.base import StorageBackend
 from actframe.storage.checksums import file_checksum
-from actframe.storage.cutting import Cut, CutShard
+from actframe.storage.cutting import Cut, CutShard, warn_of_overflows
 from actframe.storage.failures import failing
 from actframe.storage.files import read_bundle
 from actframe.storage.ledger_files import Array
@@ -91,7 +90,10 @@ def convert_store(
         run = {**run, "converted": [*run.get("converted", ()), cut.as_json()]}
     rewriter = _Rewriter(store, cut, chosen, backend)
     with TargetStore(target, backend.name, run, {"converted": origin}) as made:
-        rewriter.write(made, run, progress)
+        try:
+            rewriter.write(made, run, progress)
+        finally:
+            warn_of_overflows(rewriter.overflows, cut)
     return rewriter.result(made)
 
 
@@ -102,23 +104,20 @@ class _Rewriter:
         self._sites = sites
         self._backend = backend
         self._written = 0
-        self._overflows: dict[str, int] = {}
+        self.overflows: Counter[str] = Counter()
 
     def write(self, target: TargetStore, run: Mapping[str, Any] | None, progress: Progress | None) -> None:
         """Write every shard that the target lacks."""
         ledger = self._store.ledger
         sizes = [ledger.facts(name).bytes for name in ledger.shards]
-        try:
-            for number, name in enumerate(ledger.shards):
-                records = numpy.flatnonzero(ledger.shard_numbers == number)
-                records = records[numpy.argsort(ledger.indexes[records])]
-                new_name = name.partition(".")[0] + self._backend.suffix
-                if not target.has(new_name, len(records), range(len(records))):
-                    self._rewrite(target, name, new_name, records, run)
-                if progress is not None:
-                    progress(sum(sizes[: number + 1]), sum(sizes))
-        finally:
-            self._warn()
+        for number, name in enumerate(ledger.shards):
+            records = numpy.flatnonzero(ledger.shard_numbers == number)
+            records = records[numpy.argsort(ledger.indexes[records])]
+            new_name = name.partition(".")[0] + self._backend.suffix
+            if not target.has(new_name, len(records), range(len(records))):
+                self._rewrite(target, name, new_name, records, run)
+            if progress is not None:
+                progress(sum(sizes[: number + 1]), sum(sizes))
 
     def result(self, target: TargetStore) -> Rewritten:
         """What was written."""
@@ -156,14 +155,4 @@ class _Rewriter:
             finally:
                 temporary.unlink(missing_ok=True)
         self._written += 1
-        for site, lost in cut.overflows.items():
-            self._overflows[site] = self._overflows.get(site, 0) + lost
-
-    def _warn(self) -> None:
-        if self._overflows:
-            lost, sites = sum(self._overflows.values()), summarise(list(self._overflows))
-            warnings.warn(
-                f"{lost} values of {sites} do not fit {self._cut.dtype} and became infinite or were clipped",
-                RuntimeWarning,
-                stacklevel=4,
-            )
+        self.overflows.update(cut.overflows)

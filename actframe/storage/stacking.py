@@ -99,6 +99,16 @@ def check_positions(positions: Any) -> None:
         raise SelectionError(
             f"stored positions count from 0, and {positions!r} is not one, nor a list or slice of them"
         )
+    if isinstance(positions, slice):
+        _check_slice(positions)
+
+
+def _check_slice(positions: slice) -> None:
+    bounds = [bound for bound in (positions.start, positions.stop) if bound is not None]
+    if any(type(bound) is not int or bound < 0 for bound in bounds):
+        raise SelectionError("a slice of stored positions counts from the beginning; negative bounds mean nothing")
+    if positions.step not in (None, 1):
+        raise SelectionError(f"a slice of stored positions has no step, and {positions!r} has one; list the positions")
 
 
 def _find(ledger: Ledger, shards: OpenShards, numbers: Numbers, site: str, positions: StackPositions) -> list[_Part]:

@@ -219,11 +219,6 @@ class ActivationStore(StoreView):
         return self._folder
 
     @property
-    def ledger(self) -> Ledger:
-        """What the ledger says."""
-        return self._ledger
-
-    @property
     def backend(self) -> str:
         """The storage backend of new shards."""
         return self._backend

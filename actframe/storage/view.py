@@ -72,6 +72,16 @@ class StoreView(Sequence[ActivationRecord]):
         return f"<{type(self).__name__} of {len(self)} records>"
 
     @property
+    def ledger(self) -> Ledger:
+        """What the ledger of the store says: of these records, and of all others."""
+        return self._ledger
+
+    @property
+    def shards(self) -> OpenShards:
+        """The shards of the store, opened as they are asked for."""
+        return self._shards
+
+    @property
     def sites(self) -> list[str]:
         """The sites that any of the records' shards has."""
         names = (self._shards.get(self._ledger.shards[shard]).sites for shard in self._used_shards())
