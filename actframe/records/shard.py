@@ -161,6 +161,12 @@ class Shard:
             numbers, counts = ends[counts > 0] - 1, numpy.minimum(counts, 1)
         return Rows(numbers, counts)
 
+    def positions(self, site: str, rows: Ints) -> Ints:
+        """The absolute positions of some rows of a column; -1 where a row has no single one, as after `reduce`."""
+        self.trailing(site)
+        positions: Ints = self._positions(site)[rows]
+        return positions
+
     def take(self, site: str, rows: Ints, out: Tensor) -> None:
         """Copy rows of a column into `out` `(rows, ...)`."""
         column = self._tensors.view(site) if self._tensors.has_views else self._column(site)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import Any, TypedDict
 
 import numpy
 import torch
@@ -23,7 +23,7 @@ from actframe.storage.files import matching_sites
 from actframe.storage.ledger_lines import encode_line
 from actframe.storage.stacking import StackPositions, check_positions
 
-__all__ = ["Cut", "CutShard", "is_pattern", "warn_of_overflows"]
+__all__ = ["Cut", "CutSettings", "CutShard", "is_pattern", "warn_of_overflows"]
 
 Shape = tuple[int, ...]
 Record = Mapping[str, Any]
@@ -76,6 +76,14 @@ class Cut:
         return {"sites": sites, "positions": positions, "dtype": dtype}
 
 
+class CutSettings(TypedDict, total=False):
+    """The arguments of a `Cut`, for functions that pass them on."""
+
+    sites: str | int | Sequence[str | int] | None
+    positions: StackPositions
+    dtype: torch.dtype | str | None
+
+
 @dataclass(frozen=True)
 class _Column:
     """What is left of one site.
@@ -84,11 +92,13 @@ class _Column:
         dtype: of its values as they are stored.
         shapes: of each record's tensor; None for records without the site.
         read: gives the values.
+        rows: which rows of the shard's column these are; None where records are of several shapes.
     """
 
     dtype: torch.dtype
     shapes: list[Shape | None]
     read: Callable[[], Tensor]
+    rows: Ints | None = None
 
 
 class CutShard:
@@ -97,28 +107,36 @@ class CutShard:
     Args:
         shard: which.
         records: the numbers of the records, ascending.
-        entries: what these records say.
+        entries: gives what these records say; asked once, and only where that matters.
         cut: what is kept of them.
         sites: the sites that are kept; those that none of the records has are left out.
 
     Attributes:
-        said: what the records say now.
         overflows: by site, how many values did not fit the dtype, of the columns that were read.
 
     Raises:
         SelectionError: a record has no row of the positions, or its rows were reduced and have none.
     """
 
-    def __init__(self, shard: Shard, records: Ints, entries: Sequence[Record], cut: Cut, sites: Iterable[str]) -> None:
+    def __init__(
+        self, shard: Shard, records: Ints, entries: Callable[[], Sequence[Record]], cut: Cut, sites: Iterable[str]
+    ) -> None:
         self._shard = shard
         self._records = records
-        self._entries = entries
+        self._read_entries = entries
         self._cut = cut
-        wanted = list(sites)
-        self._columns = {site: self._column_of(site) for site in wanted if site in shard.sites}
+        self._wanted = list(sites)
+        self._columns = {site: self._column_of(site) for site in self._wanted if site in shard.sites}
         self._columns = {s: column for s, column in self._columns.items() if set(column.shapes) - {None}}
-        self.said = [self._say(entry, set(wanted)) for entry in entries]
         self.overflows: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @cached_property
+    def said(self) -> list[dict[str, Any]]:
+        """What the records say now."""
+        return [self._say(entry, set(self._wanted)) for entry in self._entries]
 
     @property
     def sites(self) -> list[str]:
@@ -128,6 +146,11 @@ class CutShard:
     def shapes(self, site: str) -> list[Shape | None]:
         """The shape of each record's tensor; None for records without the site."""
         return self._columns[site].shapes
+
+    def positions(self, site: str) -> Ints | None:
+        """The absolute position of each row, -1 for those without one; None where records are of several shapes."""
+        rows = self._columns[site].rows
+        return None if rows is None else self._shard.positions(site, rows)
 
     def dtype(self, site: str) -> torch.dtype:
         """The dtype of what `read` gives."""
@@ -165,6 +188,10 @@ class CutShard:
         metadata = {**index.metadata, **({} if run is None else {"run": run})}
         return Bundle(LazyTensors([*columns.sites, *own], load, facts=facts), json_safe(metadata)), lines
 
+    @cached_property
+    def _entries(self) -> Sequence[Record]:
+        return self._read_entries()
+
     def _column_of(self, site: str) -> _Column:
         there = self._shard.present(site)[self._records].tolist()
         flat, dtype = self._shard.shapes(site), self._shard.dtype(site)
@@ -179,7 +206,8 @@ class CutShard:
             )
         if self._cut.positions != "all":
             stored, rows = rows, self._shard.find(site, self._records, self._cut.positions)
-            self._check_rows(site, stored.counts, rows.counts)
+            are_known = not (self._shard.positions(site, stored.numbers) < 0).any()
+            self._check_rows(site, are_known, stored.counts, rows.counts)
         trailing, numbers = self._shard.trailing(site), rows.numbers
 
         def read() -> Tensor:
@@ -188,7 +216,7 @@ class CutShard:
             return out
 
         counts = zip(rows.counts.tolist(), there, strict=True)
-        return _Column(dtype, [(count, *trailing) if here else None for count, here in counts], read)
+        return _Column(dtype, [(count, *trailing) if here else None for count, here in counts], read, numbers)
 
     def _column_of_records(self, site: str, shapes: list[Shape | None]) -> _Column:
         """A column that is cut record by record: of several shapes, or with the positions not on the first axis."""
@@ -197,7 +225,9 @@ class CutShard:
         if self._cut.positions != "all":
             lengths = numpy.array([0 if shape is None else (*shape, 0, 0)[axis] for shape in shapes])
             kept = {n: self._kept(_positions_of(entry, site), entry) for n, entry in enumerate(self._entries)}
-            self._check_rows(site, lengths, numpy.array([len(kept[n]) for n in range(len(shapes))]) * (lengths > 0))
+            positions = numpy.array([len(_positions_of(entry, site)) for entry in self._entries])
+            counts = numpy.array([len(kept[n]) for n in range(len(shapes))]) * (lengths > 0)
+            self._check_rows(site, (lengths == positions)[lengths > 0].all(), lengths, counts)
             for number, shape in enumerate(shapes):
                 if shape is not None:
                     shapes[number] = (*shape[:axis], len(kept[number]), *shape[axis + 1 :])
@@ -214,10 +244,9 @@ class CutShard:
 
         return _Column(self._shard.dtype(site), shapes, read)
 
-    def _check_rows(self, site: str, stored: Ints, counts: Ints) -> None:
-        """See that rows have positions, and that each record has its row where exactly one is meant."""
-        known = numpy.array([len(_positions_of(entry, site)) for entry in self._entries])
-        if (stored != known)[stored > 0].any():
+    def _check_rows(self, site: str, are_known: bool, stored: Ints, counts: Ints) -> None:
+        """See that rows have known positions, and that each record has its row where exactly one is meant."""
+        if not are_known:
             raise SelectionError(
                 f"the rows of {site} were reduced when they were recorded, or do not say their positions; "
                 f"keep 'all' that are stored"

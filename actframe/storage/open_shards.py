@@ -28,6 +28,11 @@ class OpenShards:
         self._shards: OrderedDict[str, Shard] = OrderedDict()
         self._lock = threading.Lock()
 
+    @property
+    def location(self) -> str:
+        """The path or URL of the store."""
+        return self._folder.location
+
     def get(self, name: str) -> Shard:
         """The shard of that name.
 

@@ -145,7 +145,7 @@ class _Rewriter:
             shard = Shard(read_bundle(path))
             entries = list(ledger.entries(records))
             sites = shard.sites if self._sites is None else self._sites
-            cut = CutShard(shard, ledger.indexes[records], entries, self._cut, sites)
+            cut = CutShard(shard, ledger.indexes[records], lambda: entries, self._cut, sites)
         temporary = target.temporary(new_name)
         with failing(f"cannot write the shard {new_name} of {target.folder.location}", self._backend):
             try:
