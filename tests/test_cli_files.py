@@ -189,7 +189,7 @@ def test_convert_onto_itself_loses_nothing(first):
     ("name", "words"),
     [
         ("missing.safetensors", "there is no such file"),
-        ("", "it is a folder, not a file"),
+        ("", "is a folder"),
         ("notes.txt", "no storage backend for files ending in '.txt'"),
         ("empty.pkl", "it is empty"),
         ("torn.safetensors", "torn.safetensors"),

@@ -1,4 +1,4 @@
-"""Commands that look at activation files: show, stats, compare, convert."""
+"""Commands that look at activation files: show, stats, compare."""
 
 from __future__ import annotations
 
@@ -13,18 +13,34 @@ from rich.filesize import decimal
 from actframe.cli import tables
 from actframe.cli.console import print_json, print_path, print_prompt, stdout
 from actframe.cli.options import AsJson, RecordPath, SitesOption, parse_sites
-from actframe.errors import StorageError
+from actframe.cli.overview import show_store
+from actframe.cli.store_paths import is_folder, no_record_here
 
 if TYPE_CHECKING:
     from actframe.records.record import ActivationRecord
 
-__all__ = ["compare", "convert", "show", "stats"]
+__all__ = ["compare", "show", "stats"]
 
 _POSITION_HELP = "Where to compare: last_prompt, last, mean (without position 0), or a number."
 
 
-def show(file: RecordPath, as_json: AsJson = False) -> None:
-    """Show what a file holds: what was asked and answered, the sites, their shapes and sizes."""
+def show(
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="An activation file, or a store (also a URL).", show_default=False)
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Show what a file or a store holds: what was asked and answered, the sites, their shapes and sizes.
+
+    Of a store also the run, the accuracy with its interval, and whether it is complete or being written.
+    """
+    if is_folder(path):
+        show_store(path, as_json)
+    else:
+        _show_file(Path(path), as_json)
+
+
+def _show_file(file: Path, as_json: bool) -> None:
     from actframe.storage.files import backend_for, load_record
 
     record = load_record(file)
@@ -53,7 +69,7 @@ def stats(file: RecordPath, sites: SitesOption = None, as_json: AsJson = False) 
     """Describe each site in numbers: mean, spread, norms, largest values and where they are."""
     from actframe.analysis.stats import record_stats
 
-    record = _load(file, sites)
+    record = _load(file, sites, "stats")
     results = record_stats(record)
     if as_json:
         print_json({"path": str(file), "sites": [dataclasses.asdict(result) for result in results]})
@@ -71,7 +87,7 @@ def compare(
     """Compare two recorded sequences, site by site: cosine similarity at one position, CKA over all shared ones."""
     from actframe.analysis.similarity import compare_records
 
-    records = [_load(path, sites) for path in (first, second)]
+    records = [_load(path, sites, "compare") for path in (first, second)]
     results = compare_records(records[0], records[1], int(position) if position.isdecimal() else position)
     if as_json:
         similarities = [dataclasses.asdict(result) for result in results]
@@ -84,27 +100,9 @@ def compare(
     console.print(tables.similarity_table("Similarity", results, position))
 
 
-def convert(
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="The file to read.", show_default=False)],
-    target: Annotated[
-        Path, typer.Argument(metavar="NEW_FILE", help="What to write; its suffix is the format.", show_default=False)
-    ],
-    sites: SitesOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace NEW_FILE if it exists.")] = False,
-) -> None:
-    """Write a file again in another format, or with fewer sites. Tensors are kept bit for bit."""
-    from actframe.storage.files import check_can_save, save_activations
-
-    check_can_save(target)
-    if target.exists() and not force:
-        raise StorageError(f"{target} exists; use --force to replace it")
-    save_activations(_load(source, sites), target)
-    before, after = source.stat().st_size, target.stat().st_size
-    print_path(target, "wrote ")
-    stdout().print(f"{decimal(after)}, from {decimal(before)}")
-
-
-def _load(path: Path, sites: str | None) -> ActivationRecord:
+def _load(path: Path, sites: str | None, command: str) -> ActivationRecord:
+    if path.is_dir():
+        raise no_record_here(path, command)
     from actframe.storage.files import load_record
 
     return load_record(path, sites=parse_sites(sites) or None)

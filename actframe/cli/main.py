@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command, get_group
 
-from actframe.cli import console, demo, files, inspect_, run
+from actframe.cli import console, convert, demo, files, inspect_, run, stores
 from actframe.errors import ActframeError, PluginError
 from actframe.registry import Registry, registry
 
@@ -82,12 +82,17 @@ def _actframe(
 
 app.command("demo")(demo.demo)
 app.command("run")(run.run)
-app.command("show", rich_help_panel="Look at activation files")(files.show)
-app.command("stats", rich_help_panel="Look at activation files")(files.stats)
-app.command("compare", rich_help_panel="Look at activation files")(files.compare)
-app.command("convert", rich_help_panel="Look at activation files")(files.convert)
-app.command("sites", rich_help_panel="Find out what there is")(inspect_.sites)
-app.command("plugins", rich_help_panel="Find out what there is")(inspect_.plugins)
+_LOOK, _KEEP, _FIND = "Look at what was recorded", "Keep stores", "Find out what there is"
+app.command("show", rich_help_panel=_LOOK)(files.show)
+app.command("stats", rich_help_panel=_LOOK)(files.stats)
+app.command("compare", rich_help_panel=_LOOK)(files.compare)
+app.command("ls", rich_help_panel=_KEEP)(stores.ls)
+app.command("convert", rich_help_panel=_KEEP)(convert.convert)
+app.command("merge", rich_help_panel=_KEEP)(stores.merge)
+app.command("verify", rich_help_panel=_KEEP)(stores.verify)
+app.command("repair", rich_help_panel=_KEEP)(stores.repair)
+app.command("sites", rich_help_panel=_FIND)(inspect_.sites)
+app.command("plugins", rich_help_panel=_FIND)(inspect_.plugins)
 
 
 def add_plugin_commands(cli: TyperGroup, plugins: Registry) -> None:

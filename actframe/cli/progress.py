@@ -1,4 +1,4 @@
-"""The progress bar of a benchmark run."""
+"""Progress bars: of a benchmark run, and of work that goes through bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.filesize import decimal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 from actframe.cli.console import stderr
@@ -17,7 +26,7 @@ if TYPE_CHECKING:
     from actframe.runs.layout import Written
     from actframe.runs.progress import RunProgress
 
-__all__ = ["RunBar"]
+__all__ = ["ByteBar", "RunBar"]
 
 
 class RunBar:
@@ -59,6 +68,48 @@ class RunBar:
     def describe(self, description: str) -> None:
         """Say what is done now."""
         self._progress.update(self._task, description=description)
+
+
+class ByteBar:
+    """Shows how many bytes of how many are done, on stderr; give it to what takes a `progress`.
+
+    Where stderr is no terminal the last state is printed once, when the block ends.
+
+    Attributes:
+        done: how many bytes are.
+    """
+
+    def __init__(self, description: str) -> None:
+        self.done = 0
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=stderr(),
+            expand=True,
+        )
+        self._task = self._progress.add_task(description, total=None)
+
+    def __enter__(self) -> ByteBar:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | Any
+    ) -> None:
+        if self.done:
+            self._progress.stop()
+        else:
+            # Of nothing, there is nothing to say.
+            self._progress.live.transient = True
+            self._progress.live.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show a new state."""
+        self.done = done
+        self._progress.update(self._task, completed=done, total=total)
 
 
 class _Bars(Progress):

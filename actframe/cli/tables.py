@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from actframe.runs.statistics import Summary
 
 __all__ = [
+    "accuracy_table",
     "answers_table",
+    "duration",
     "estimate_table",
     "facts_table",
     "new_table",
@@ -113,18 +115,23 @@ def similarity_table(title: str, similarities: Sequence[SiteSimilarity], positio
 
 def results_table(title: str, result: RunResult, by_subject: bool = True) -> Table:
     """Accuracy with its interval: a row for each subject where there are several, and one for all."""
-    numbers = ("answers", "right", "accuracy", "95% interval", "unparsed", "truncated")
-    summary = result.summary
-    if summary is None:
-        return new_table(title, "subject", *numbers, right=numbers, caption="No answers.")
     subjects = result.by_subject if by_subject else {}
-    chance = "" if summary.chance is None else f" Guessing gets {summary.chance:.0%}."
+    return accuracy_table(title, "subject", subjects if len(subjects) > 1 else {}, result.summary)
+
+
+def accuracy_table(title: str, label: str, groups: Mapping[str, Summary], summary: Summary | None) -> Table:
+    """Accuracy with its interval: a row for each group, and one for all, where there is such a thing."""
+    numbers = ("answers", "right", "accuracy", "95% interval", "unparsed", "truncated")
+    if summary is None and not groups:
+        return new_table(title, label, *numbers, right=numbers, caption="No answers.")
+    chance = "" if summary is None or summary.chance is None else f" Guessing gets {summary.chance:.0%}."
     caption = f"Unparsed: no answer found. Truncated: cut off by the token limit.{chance}"
-    table = new_table(title, "subject", *numbers, right=numbers, caption=caption)
-    for subject, each in subjects.items() if len(subjects) > 1 else ():
-        table.add_row(Text(one_line(subject)), *_summary_cells(each))
-    table.add_section()
-    table.add_row("all", *_summary_cells(summary), style="bold")
+    table = new_table(title, label, *numbers, right=numbers, caption=caption)
+    for name, each in groups.items():
+        table.add_row(Text(one_line(name)), *_summary_cells(each))
+    if summary is not None:
+        table.add_section()
+        table.add_row("all", *_summary_cells(summary), style="bold")
     return table
 
 
@@ -170,11 +177,12 @@ def estimate_table(title: str, estimate: RunEstimate) -> Table:
             table.add_row(label, "", decimal(size))
     table.add_row("memory", "", decimal(memory.total), style="bold")
     table.add_section()
-    table.add_row("time", f"about {_duration(estimate.seconds)}", "", style="bold")
+    table.add_row("time", f"about {duration(estimate.seconds)}", "", style="bold")
     return table
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in few words."""
     for unit, size in (("days", 86400), ("hours", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

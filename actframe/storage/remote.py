@@ -96,6 +96,10 @@ class RemoteFolder(StoreFolder):
             version = tuple(str(info.get(key)) for key in VERSION_KEYS)
             return self._downloads.get(name, version, info["size"], fetch)
 
+    def changed(self, name: str) -> float:
+        with storage_errors(f"cannot read {self._named(name)}"):
+            return self._files.changed(name)
+
     def move(self, name: str, target: str) -> None:
         with storage_errors(f"cannot rename {self._named(name)} to {self._named(target)}"):
             self._check_new(target)

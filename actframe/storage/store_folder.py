@@ -85,6 +85,11 @@ class StoreFolder(ABC):
         one go that was asked for least recently, so a path is for use now and not to be kept.
         """
 
+    def changed(self, name: str) -> float:
+        """When a file was last changed, in seconds since 1970; now, where that is not known."""
+        with storage_errors(f"cannot read {self.location}/{name}"):
+            return self.local(name).stat().st_mtime
+
     @abstractmethod
     def move(self, name: str, target: str) -> None:
         """Give a file another name, which must be new."""

@@ -1,0 +1,198 @@
+"""What `actframe show` says of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+
+from actframe.capture.sites import summarise
+from actframe.cli import tables
+from actframe.cli.console import announce, one_line, print_json, print_path, stdout
+from actframe.cli.store_paths import open_folder
+from actframe.cli.store_tables import count, local_time
+
+if TYPE_CHECKING:
+    from actframe.runs.overview import StoreOverview
+
+__all__ = ["show_store"]
+
+_MOST_ROWS = 12
+_LONGEST = 200
+
+
+def show_store(path: str, as_json: bool) -> None:
+    """Say what is in a store."""
+    folder = open_folder(path)
+    announce(f"reading {folder.location}")
+    from actframe.runs.overview import describe_store
+    from actframe.storage.store import ActivationStore
+
+    overview = describe_store(ActivationStore(folder.location, create=False))
+    if as_json:
+        print_json(overview.as_json())
+        return
+    console = stdout()
+    print_path(overview.location)
+    console.print(tables.facts_table("", {name: one_line(value) for name, value in _facts(overview)}))
+    for table in _tables(overview):
+        console.print()
+        console.print(table)
+
+
+def _facts(of: StoreOverview) -> Iterator[tuple[str, str]]:
+    run = of.run or {}
+    yield "model", _model(of, run)
+    if of.benchmarks:
+        yield "benchmark", ", ".join(of.benchmarks)
+    yield "records", _records(of)
+    if settings := _settings(run.get("generation")):
+        yield "generation", settings
+    if capture := _capture(run.get("capture")):
+        yield "captured", capture
+    if of.first and of.last:
+        yield "recorded", _span(of.first, of.last)
+    yield "size", _size(of)
+    yield from _origin(of.origin)
+    yield from _state(of)
+
+
+def _tables(of: StoreOverview) -> Iterator[Table]:
+    if len(of.accuracy) == 1:
+        ((_, summary),) = of.accuracy.items()
+        subjects = of.by_subject if len(of.by_subject) > 1 else {}
+        yield _cut_table("Accuracy", "subject", subjects, summary)
+    elif of.accuracy:
+        yield _cut_table("Accuracy", "model", of.accuracy, None)
+    if of.sites.sites:
+        rows = [(site.site, _shape(site.shape), site.dtype, site.bytes) for site in of.sites.sites]
+        yield tables.sites_table("Sites", rows, _sites_caption(of))
+    if of.preview:
+        yield _preview(of)
+
+
+def _cut_table(title: str, label: str, groups: Mapping[str, Any], summary: Any) -> Table:
+    """The accuracy of as many groups as are read at a glance."""
+    shown = dict(list(groups.items())[:_MOST_ROWS])
+    table = tables.accuracy_table(title, label, shown, summary)
+    if len(shown) < len(groups):
+        table.caption = f"The first {len(shown)} of {len(groups)}; --json has all. {table.caption}"
+    return table
+
+
+def _preview(of: StoreOverview) -> Table:
+    """The first records, one a line."""
+    judged = any("correct" in each for each in of.preview)
+    columns = ["question", "answer", *(["expected", ""] if judged else [])]
+    title = "The first records" if of.records > len(of.preview) else "The records"
+    table = tables.new_table(title, *columns)
+    for each in of.preview:
+        answer = each.get("response") if each.get("extracted_answer") is None else each["extracted_answer"]
+        question = str(each.get("prompt") or "").strip().partition("\n")[0]
+        row = [_short(question), Text("-") if each.get("unparsed") else _short(str("-" if answer is None else answer))]
+        if judged:
+            row += [_short(str(each.get("expected", "-"))), _mark(each.get("correct"))]
+        table.add_row(*row)
+    return table
+
+
+def _mark(correct: Any) -> Text:
+    if correct is None:
+        return Text("-")
+    return Text("right", "green") if correct else Text("wrong", "red")
+
+
+def _short(text: str) -> Text:
+    """As much as fits into the line. The column could be wrapped, so that others keep their width; the text is not."""
+    return Text(one_line(text[:_LONGEST]), no_wrap=True, overflow="ellipsis")
+
+
+def _model(of: StoreOverview, run: Mapping[str, Any]) -> str:
+    models = list(of.models) or ["-"]
+    if len(models) > 1:
+        shown = ", ".join(f"{name} ({number:,})" for name, number in list(of.models.items())[:_MOST_ROWS])
+        return shown + (", ..." if len(models) > _MOST_ROWS else "")
+    said = run.get("model")
+    known = [said.get(key) for key in ("class", "dtype", "revision")] if isinstance(said, Mapping) else []
+    more = ", ".join(str(each) for each in known if each)
+    return f"{models[0]} ({more})" if more else models[0]
+
+
+def _records(of: StoreOverview) -> str:
+    number = f"{of.records:,}"
+    if of.expected is not None and of.expected != of.records:
+        number += f" of {of.expected:,}"
+    parts = [count(of.questions, "question")] if of.questions else []
+    parts += [count(of.trials, "trial")] if of.trials and of.trials > 1 else []
+    parts += [count(of.shards, "shard"), count(of.writers, "writer")]
+    return f"{number}: {', '.join(parts)}"
+
+
+def _settings(said: Any) -> str:
+    if not isinstance(said, Mapping):
+        return ""
+    return ", ".join(f"{key} {value}" for key, value in said.items() if value is not None)
+
+
+def _capture(said: Any) -> str:
+    if not isinstance(said, Mapping):
+        return ""
+    sites = said.get("sites")
+    parts = [summarise(sites)] if isinstance(sites, list) and all(isinstance(each, str) for each in sites) else []
+    parts += [f"{key} {said[key]}" for key in ("positions", "reduce", "dtype", "strategy") if said.get(key) is not None]
+    return "; ".join(parts)
+
+
+def _span(first: str, last: str) -> str:
+    seconds = (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds()
+    if seconds < 1:
+        return local_time(first)
+    return f"{local_time(first)} to {local_time(last)} ({tables.duration(seconds)})"
+
+
+def _size(of: StoreOverview) -> str:
+    disk = of.bytes_on_disk
+    said = f"{decimal(disk['shards'])} of shards ({of.backend})"
+    if of.ratio is not None:
+        about = "" if of.sites.looked_at == of.sites.shards else "about "
+        said += f" for {about}{decimal(of.sites.bytes)} of tensors ({of.ratio:.2f}x)"
+    return f"{said}, {decimal(disk['ledger'])} of ledger"
+
+
+def _origin(origin: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
+    made = (origin or {}).get("converted")
+    if isinstance(made, Mapping):
+        changes = [f"{key} {value}" for key, value in made.items() if key != "from" and value not in (None, "all")]
+        yield "converted from", f"{made.get('from')}: {', '.join(changes)}"
+    parts = (origin or {}).get("merged")
+    if isinstance(parts, list):
+        shown = [f"{part.get('from') or 'unknown'} ({part.get('records', '?')})" for part in parts[:_MOST_ROWS]]
+        yield "merged from", ", ".join(shown) + (", ..." if len(parts) > _MOST_ROWS else "")
+
+
+def _state(of: StoreOverview) -> Iterator[tuple[str, str]]:
+    if of.writing:
+        yield "state", f"{count(len(of.writing), 'process')} writing to it now; this is what was committed until now"
+    elif of.expected is not None and of.records < of.expected:
+        why = f" ({of.ended})" if of.ended else ""
+        yield "state", f"not complete{why}: the same `actframe run` command again goes on from there"
+    if of.problems:
+        yield "damaged", f"{of.problems}; `actframe verify` says more"
+    if of.sites.unreadable:
+        yield "unreadable", of.sites.unreadable
+    if of.bytes_on_disk["quarantine"]:
+        yield "quarantine", f"{decimal(of.bytes_on_disk['quarantine'])} that `actframe repair` moved aside"
+
+
+def _sites_caption(of: StoreOverview) -> str | None:
+    if of.sites.looked_at < of.sites.shards:
+        return f"From {of.sites.looked_at} of {of.sites.shards:,} shards; sizes are estimates."
+    return None
+
+
+def _shape(shape: Sequence[int | str]) -> str:
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"

@@ -1,0 +1,220 @@
+"""What is in a store, in numbers: for people who look at one."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy
+
+from actframe.errors import StorageError
+from actframe.runs.statistics import Summary, summarize, summarize_by_subject
+from actframe.runs.stored_sites import StoredSites, stored_sites
+from actframe.storage.finding import expected_records, names_in_run
+from actframe.storage.identity import RESULTS, read_identity
+from actframe.storage.keys import RecordKeys, writer_of
+from actframe.storage.ledger import Ledger
+from actframe.storage.ledger_lines import MISSING
+from actframe.storage.store import ActivationStore
+
+__all__ = ["StoreOverview", "describe_store"]
+
+PREVIEW = 5
+SHARDS_FOR_TIMES = 1000
+
+PREVIEW_KEYS = ("question_id", "trial", "prompt", "response", "expected", "extracted_answer", "correct", "unparsed")
+GRADES = ("subject", "correct", "unparsed", "truncated", "chance")
+
+
+@dataclass(frozen=True)
+class StoreOverview:
+    """What is in a store.
+
+    Attributes:
+        location: the absolute path or the URL.
+        backend: the storage backend of new shards.
+        created: when it was begun, ISO 8601.
+        run: what defines its run, or None.
+        origin: what it was made from, if from other stores.
+        benchmarks: the names of those that were answered.
+        models: how many records each model has.
+        records, shards, writers: how many there are.
+        expected: how many records its run has when it is complete; None where nothing says so.
+        ended: why its run ended early, as far as it says so itself.
+        questions, trials: how many different ones; None where records name none.
+        accuracy: a summary for each model (and each run, in a store that was merged from several).
+        by_subject: a summary of each subject, where there is one model; else empty.
+        first, last: the earliest and the latest record, ISO 8601.
+        sites: what tensors there are, and how large.
+        bytes_on_disk: the size of the files, by folder: shards, ledger, quarantine.
+        writing: the ledgers that a process has open which is known to run.
+        problems: what was left out when the ledger was read, in words.
+        preview: what the first records say.
+    """
+
+    location: str
+    backend: str
+    created: str | None
+    run: dict[str, Any] | None
+    origin: dict[str, Any] | None
+    benchmarks: tuple[str, ...]
+    models: dict[str, int]
+    records: int
+    shards: int
+    writers: int
+    expected: int | None
+    ended: str | None
+    questions: int | None
+    trials: int | None
+    accuracy: dict[str, Summary]
+    by_subject: dict[str, Summary]
+    first: str | None
+    last: str | None
+    sites: StoredSites
+    bytes_on_disk: dict[str, int]
+    writing: tuple[str, ...]
+    problems: str | None
+    preview: tuple[dict[str, Any], ...]
+
+    @property
+    def ratio(self) -> float | None:
+        """How many bytes of tensors there are for each byte of the shards; None where there are no tensors."""
+        disk = self.bytes_on_disk["shards"]
+        return self.sites.bytes / disk if disk and self.sites.bytes else None
+
+    def as_json(self) -> dict[str, Any]:
+        """The same in JSON-safe form."""
+        looked = {"shards_looked_at": self.sites.looked_at, "unreadable": self.sites.unreadable}
+        tensors = {"tensor_bytes": self.sites.bytes, "ratio": self.ratio}
+        return {**asdict(self), "sites": [asdict(site) for site in self.sites.sites], **looked, **tensors}
+
+
+def describe_store(store: ActivationStore) -> StoreOverview:
+    """Describe a store. Reads some columns of its ledger, and of its shards what they say of their tensors."""
+    folder, ledger = store.folder, store.ledger
+    identity = read_identity(folder)
+    keys = RecordKeys(identity.origin)
+    known = ledger.keys() if len(ledger) else []
+    answers = _Answers(ledger, keys, known, identity.run)
+    questions, trials = answers.counts()
+    by_label = answers.graded()
+    first, last = _times(ledger) if "timestamp" in known else (None, None)
+    return StoreOverview(
+        location=store.location,
+        backend=store.backend,
+        created=identity.created,
+        run=identity.run,
+        origin=identity.origin,
+        benchmarks=names_in_run(identity.run)[1],
+        models=dict(Counter(str(model) for model in answers.models if model not in (MISSING, None))),
+        records=len(ledger),
+        shards=len(ledger.shards),
+        writers=len(set(map(writer_of, ledger.shards))),
+        expected=None if identity.origin else expected_records(identity.run),
+        ended=_ended(store),
+        questions=questions,
+        trials=trials,
+        accuracy={label: summarize(graded) for label, graded in by_label.items()},
+        by_subject=summarize_by_subject(next(iter(by_label.values()))) if len(by_label) == 1 else {},
+        first=first,
+        last=last,
+        sites=stored_sites(store),
+        bytes_on_disk={below: sum(folder.sizes(below).values()) for below in ("shards", "ledger", "quarantine")},
+        writing=tuple(name for name in folder.sizes("ledger") if folder.has_writer(f"ledger/{name}")),
+        problems=str(ledger.problems) if ledger.problems else None,
+        preview=tuple(
+            {key: entry[key] for key in PREVIEW_KEYS if key in entry}
+            for entry in ledger.entries(range(min(PREVIEW, len(ledger))))
+        ),
+    )
+
+
+class _Answers:
+    """What the records of a store are answers to, and which are right."""
+
+    def __init__(self, ledger: Ledger, keys: RecordKeys, known: Sequence[str], run: Any) -> None:
+        self._ledger = ledger
+        wanted = [key for key in (*keys.PARTS, *GRADES) if key in known]
+        columns = dict(zip(wanted, ledger.columns(wanted), strict=True)) if wanted else {}
+        # Looked at more than once, and those of many different texts would be read again each time.
+        self._columns = {key: list(column) for key, column in columns.items()}
+        self._runs = [(keys.of(name, 0, 0, None) or (0,))[0] for name in ledger.shards]
+        self._merged = run["merged"] if isinstance(run, Mapping) and isinstance(run.get("merged"), list) else []
+
+    @property
+    def models(self) -> list[Any]:
+        """The model of each record."""
+        return self._columns.get("model", [])
+
+    def counts(self) -> tuple[int | None, int | None]:
+        """How many questions and trials there are."""
+        found = (self._columns.get(key) for key in ("question_id", "trial"))
+        questions, trials = (
+            None if column is None else len({str(value) for value in column if value is not MISSING})
+            for column in found
+        )
+        return questions, trials
+
+    def graded(self) -> dict[str, list[dict[str, Any]]]:
+        """The answers that were judged, of each question and trial the first, by model and run."""
+        correct = self._columns.get("correct")
+        if correct is None:
+            return {}
+        groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
+        seen = set()
+        lacking = [MISSING] * len(correct)
+        parts = (self._columns.get(key, lacking) for key in ("question_id", "trial", "model", *GRADES))
+        for number, (question, trial, model, *grades) in enumerate(zip(*parts, strict=True)):
+            run = self._runs[self._ledger.shard_numbers[number]]
+            said = {key: value for key, value in zip(GRADES, grades, strict=True) if value is not MISSING}
+            if not isinstance(said.get("correct"), bool | int | float):
+                continue
+            named = isinstance(question, str | int | float)
+            key = (run, question, trial, model) if named and trial is not MISSING else number
+            if key not in seen:
+                seen.add(key)
+                said["question_id"] = question if named else number
+                groups.setdefault((run, str(model) if isinstance(model, str) else ""), []).append(said)
+        return {label: groups[key] for label, key in zip(self._labels(list(groups)), groups, strict=True)}
+
+    def _labels(self, groups: list[tuple[int, str]]) -> Iterator[str]:
+        """A name for each model and run, with no more than it takes to tell them apart."""
+        names = []
+        for run, model in groups:
+            benchmarks = names_in_run(self._merged[run])[1] if run < len(self._merged) else ()
+            names.append(", ".join([model or "all", *benchmarks]))
+        for (run, _), name in zip(groups, names, strict=True):
+            yield f"{name}, run {run}" if names.count(name) > 1 else name
+
+
+def _times(ledger: Ledger) -> tuple[str | None, str | None]:
+    """When the first and the last record were made: records stand in a shard in the order in which they were."""
+    owners: Any = ledger.shard_numbers
+    _, begins = numpy.unique(owners, return_index=True)
+    _, ends = numpy.unique(owners[::-1], return_index=True)
+    numbers = numpy.unique(numpy.concatenate((begins, len(owners) - 1 - ends)))
+    step = -(-len(numbers) // (2 * SHARDS_FOR_TIMES))
+    numbers = numpy.unique(numpy.append(numbers[::step], numbers[-1]))
+    found = []
+    for entry in ledger.entries(numbers):
+        try:
+            moment = datetime.fromisoformat(entry["timestamp"])
+        except (KeyError, TypeError, ValueError):
+            continue
+        found.append(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    return (min(found).isoformat(), max(found).isoformat()) if found else (None, None)
+
+
+def _ended(store: ActivationStore) -> str | None:
+    """Why the run of the store ended before its end, if its results say that it did."""
+    if RESULTS not in store.folder.sizes(""):
+        return None
+    try:
+        results = json.loads(store.folder.read(RESULTS))
+        return str(results["reason"]) if results["partial"] and results["reason"] else None
+    except (StorageError, ValueError, TypeError, KeyError):
+        return None
