@@ -6,10 +6,13 @@ import pytest
 import xxhash
 
 from actframe.errors import StorageError
-from actframe.storage.checksums import BLOCK_BYTES, file_checksum
+from actframe.storage.checksums import file_checksum
+from actframe.storage.direct import BLOCK_BYTES, LARGE_BYTES
 
 
-@pytest.mark.parametrize("size", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 3 * BLOCK_BYTES + 17])
+@pytest.mark.parametrize(
+    "size", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, LARGE_BYTES, LARGE_BYTES + 4096 + 17]
+)
 def test_the_checksum_is_that_of_the_whole_file(tmp_path, size):
     content = bytes(range(251)) * (size // 251 + 1)
     (tmp_path / "file").write_bytes(content[:size])

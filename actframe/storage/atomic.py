@@ -85,11 +85,13 @@ def check_writable(folder: Path) -> None:
         pass
 
 
-def sync(path: Path) -> None:
-    """Wait until what a file holds is on disk."""
+def sync(path: Path, *, leave_memory: bool = False) -> None:
+    """Wait until what a file holds is on disk; then, if so asked, have the system's memory given up that holds it too."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+        if leave_memory and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)
 

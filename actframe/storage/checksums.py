@@ -6,25 +6,23 @@ from pathlib import Path
 
 import xxhash
 
+from actframe.storage.direct import blocks
 from actframe.storage.store_folder import storage_errors
 
 __all__ = ["file_checksum"]
-
-BLOCK_BYTES = 1024**2
 
 
 def file_checksum(path: Path) -> str:
     """The XXH3 hash of a file's bytes in 128 bits: `xxh3_128:` and 32 hexadecimal digits.
 
-    It keeps up with the disk, and finds any damage that happens by itself. It is no proof against someone who forges a
-    file on purpose.
+    A large file is judged by what the disk holds, not by what the system remembers of it. The hash keeps up with the
+    disk, and finds any damage that happens by itself. It is no proof against someone who forges a file on purpose.
 
     Raises:
         StorageError: the file cannot be read.
     """
     digest = xxhash.xxh3_128()
-    buffer = memoryview(bytearray(BLOCK_BYTES))
-    with storage_errors(f"cannot read {path}"), open(path, "rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
+    with storage_errors(f"cannot read {path}"):
+        for block in blocks(path):
+            digest.update(block)
     return f"xxh3_128:{digest.hexdigest()}"

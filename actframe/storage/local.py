@@ -103,7 +103,9 @@ class LocalFolder(StoreFolder):
 
     def publish(self, path: Path, name: str) -> None:
         with storage_errors(f"cannot write {self._path(name)}"):
-            sync(path)
+            # A run writes more than fits into memory, and reads none of it. Left there it would push out what the user
+            # needs, and each shard would take memory from the system that was never touched, which is slow.
+            sync(path, leave_memory=True)
         self._rename(path, self._path(name))
 
     def local(self, name: str) -> Path:

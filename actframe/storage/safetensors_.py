@@ -8,6 +8,7 @@ from pathlib import Path
 from actframe.records.bundle import Bundle
 from actframe.storage import safetensors_header, stream
 from actframe.storage.base import StorageBackend
+from actframe.storage.direct import writing
 from actframe.storage.positional import PositionalFile
 from actframe.storage.raw import raw_bytes
 
@@ -23,8 +24,9 @@ class SafetensorsBackend(StorageBackend):
     def write(self, path: Path, bundle: Bundle) -> None:
         """Write the header, then each tensor's memory as it is."""
         header = stream.describe(bundle)
-        with open(path, "wb") as file:
-            file.write(safetensors_header.encode(header))
+        text = safetensors_header.encode(header)
+        with writing(path, header.data_bytes) as file:
+            file.write(text)
             for name in sorted(header.entries, key=lambda name: header.entries[name].start):
                 file.write(raw_bytes(bundle.tensors[name]).data)
 

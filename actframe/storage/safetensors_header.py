@@ -67,6 +67,11 @@ class Header:
     entries: Mapping[str, Entry]
     metadata: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def data_bytes(self) -> int:
+        """The size of all entries."""
+        return max((entry.stop for entry in self.entries.values()), default=0)
+
 
 def dtype_name(dtype: torch.dtype, tensor: str) -> str:
     """The header's name of a dtype.

@@ -14,12 +14,12 @@ import struct
 import threading
 import zlib
 from pathlib import Path
-from typing import IO
 
 import numpy
 import zstandard
 
 from actframe.errors import FormatError, UnsafeFileError
+from actframe.storage.direct import Writable
 from actframe.storage.positional import ByteArray, PositionalFile
 from actframe.storage.seek_table import EMPTY_CHECKSUM, SKIPPABLE, FrameEntry, decode_table, encode_table, table_bytes
 
@@ -42,7 +42,7 @@ _DESCRIPTOR_MASK = 0b00_1_1_1_1_11
 class SeekableWriter:
     """Writes frames to a binary file, and the tables when it is finished."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: Writable) -> None:
         self._file = file
         self._entries: list[FrameEntry] = []
         self._crcs: list[int] = []

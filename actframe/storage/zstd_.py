@@ -13,6 +13,7 @@ from torch import Tensor
 from actframe.records.bundle import Bundle, facts_of
 from actframe.storage import planes, safetensors_header, stream
 from actframe.storage.base import StorageBackend
+from actframe.storage.direct import writing
 from actframe.storage.positional import ByteArray
 from actframe.storage.raw import raw_bytes
 from actframe.storage.seekable import FRAME_BYTES, SeekableReader, SeekableWriter
@@ -42,8 +43,7 @@ class ZstdBackend(StorageBackend):
         # One at a time: a bundle's tensors may be made when they are asked for, and be too many to hold at once.
         ordered = map(bundle.tensors.__getitem__, sorted(header.entries, key=lambda name: header.entries[name].start))
         compressors = _Compressors()
-        # Few large writes: a file system takes them at twice the speed of many that end within a page.
-        with open(path, "wb", buffering=FRAME_BYTES) as file:
+        with writing(path, header.data_bytes) as file:
             writer = SeekableWriter(file)
             text = memoryview(safetensors_header.encode(header))
             for start in range(0, len(text), FRAME_BYTES):
