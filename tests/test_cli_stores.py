@@ -2,10 +2,15 @@
 
 import json
 import os
+import shlex
 import shutil
+import subprocess
 
+import datasets
+import numpy
 import pytest
 import torch
+from pyarrow import parquet
 from toys import Toy, interrupted_at_forward, settings
 from typer.testing import CliRunner
 
@@ -559,3 +564,84 @@ def test_a_store_where_a_file_is_wanted_is_told_from_a_file(store, tmp_path, com
     assert result.exit_code == 1
     assert f"{store} is a store, and {command[0]} takes an activation file" in result.stderr
     assert "actframe show" in result.stderr
+
+
+# export
+
+
+def load_exported(to, path, site):
+    if to == "parquet":
+        table = parquet.read_table(path)
+        return table["question_id"].to_pylist(), table[site].to_pylist()
+    if to == "npz":
+        with numpy.load(path) as arrays:
+            return arrays["question_id"].tolist(), arrays[site].tolist()
+    found = datasets.load_from_disk(path)
+    return list(found["question_id"]), list(found[site])
+
+
+@pytest.mark.parametrize(("to", "name"), [("parquet", "run.parquet"), ("npz", "run.npz"), ("hf", "run-hf")])
+def test_export_writes_what_other_programs_read(store, tmp_path, monkeypatch, to, name):
+    monkeypatch.chdir(tmp_path)
+    result = actframe(
+        "export", store, "--to", to, "--sites", "layer_1", "--positions", "last", "--where", "correct=true"
+    )
+    assert result.exit_code == 0, result.output
+    assert f"wrote {tmp_path / name}" in result.stdout
+    assert "4 records, 1 site" in result.stdout
+    asked, values = load_exported(to, str(tmp_path / name), "layer_1")
+    assert asked == [f"sums/{number}" for number in (0, 3, 6, 9)]
+    expected = ActivationStore(store).where(correct=True).stack("layer_1", positions="last").float()
+    assert torch.equal(torch.tensor(values), expected)
+    command = shlex.split(result.stdout.splitlines()[-1])
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert "layer_1" in shown
+
+
+def test_export_as_json_says_what_was_written_and_replaces_only_if_told(store, tmp_path):
+    arguments = ["export", store, "--to", "npz", "--out", tmp_path / "x.npz", "--json"]
+    done = parse(actframe(*arguments))
+    assert (done["location"], done["records"], done["files"]) == (str(tmp_path / "x.npz"), 12, 1)
+    assert done["bytes"] == (tmp_path / "x.npz").stat().st_size
+    refused = actframe(*arguments)
+    assert (refused.exit_code, "it is there already" in refused.stderr) == (1, True)
+    assert parse(actframe(*arguments, "--overwrite")) == done
+
+
+@pytest.mark.parametrize(
+    ("conditions", "records"),
+    [
+        (["subject=even"], 6),
+        (["subject=even", "correct=True"], 2),
+        (["trial=0"], 12),
+        (["question_id=sums/3"], 1),
+        (["prompt=What is 2 + 2?"], 1),
+        (["level=7"], 12),
+        (["grade=null"], 12),
+    ],
+)
+def test_records_are_chosen_by_what_they_say(tmp_path, conditions, records):
+    path = fill(tmp_path / "run", said={"level": "7", "grade": None})
+    where = [argument for condition in conditions for argument in ("--where", condition)]
+    done = parse(actframe("export", path, "--to", "npz", "--out", tmp_path / "x.npz", *where, "--json"))
+    assert done["records"] == records
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--to", "parqet"], 2, "did you mean 'parquet'?"),
+        (["--to", "npz", "--where", "correct"], 2, "correct=false"),
+        (["--to", "npz", "--where", "subject=eben"], 1, "did you mean 'even'?"),
+        (["--to", "npz", "--where", "sobject=even"], 1, "did you mean 'subject'?"),
+        (["--to", "npz", "--positions", "lats"], 2, "no positions 'lats'"),
+        (["--to", "npz", "--sites", "layer_7"], 1, "no site 'layer_7'"),
+        (["--to", "npz", "--out", "x.parquet"], 1, "ends with '.npz'"),
+    ],
+)
+def test_an_export_that_makes_no_sense_is_refused(store, tmp_path, monkeypatch, arguments, code, words):
+    monkeypatch.chdir(tmp_path)
+    result = actframe("export", store, *arguments)
+    assert result.exit_code == code, result.output
+    assert words in squeeze(result.stderr.replace("│", ""))
+    assert [each.name for each in tmp_path.iterdir()] == ["run"]

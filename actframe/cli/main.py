@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command, get_group
 
-from actframe.cli import console, convert, demo, files, inspect_, run, stores
+from actframe.cli import console, convert, demo, export, files, inspect_, run, stores
 from actframe.errors import ActframeError, PluginError
 from actframe.registry import Registry, registry
 
@@ -89,6 +89,7 @@ app.command("compare", rich_help_panel=_LOOK)(files.compare)
 app.command("ls", rich_help_panel=_KEEP)(stores.ls)
 app.command("convert", rich_help_panel=_KEEP)(convert.convert)
 app.command("merge", rich_help_panel=_KEEP)(stores.merge)
+app.command("export", rich_help_panel=_KEEP)(export.export)
 app.command("verify", rich_help_panel=_KEEP)(stores.verify)
 app.command("repair", rich_help_panel=_KEEP)(stores.repair)
 app.command("sites", rich_help_panel=_FIND)(inspect_.sites)

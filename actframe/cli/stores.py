@@ -97,9 +97,7 @@ def merge(
         list[str],
         typer.Argument(metavar="STORES", help="Two stores or more, of one run or several.", show_default=False),
     ],
-    into: Annotated[
-        str, typer.Option("--into", metavar="NEW_STORE", help="A new folder or URL.", show_default=False)
-    ],
+    into: Annotated[str, typer.Option("--into", metavar="NEW_STORE", help="A new folder or URL.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
     """Make one store of several. Their shards are copied as they are; they stay.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -101,7 +103,10 @@ def describe_store(store: ActivationStore) -> StoreOverview:
     known = ledger.keys() if len(ledger) else []
     answers = _Answers(ledger, keys, known, identity.run)
     questions, trials = answers.counts()
-    by_label = answers.graded()
+    with _no_collection():
+        by_label = answers.graded()
+        accuracy = {label: summarize(graded) for label, graded in by_label.items()}
+        by_subject = summarize_by_subject(next(iter(by_label.values()))) if len(by_label) == 1 else {}
     first, last = _times(ledger) if "timestamp" in known else (None, None)
     return StoreOverview(
         location=store.location,
@@ -118,8 +123,8 @@ def describe_store(store: ActivationStore) -> StoreOverview:
         ended=_ended(store),
         questions=questions,
         trials=trials,
-        accuracy={label: summarize(graded) for label, graded in by_label.items()},
-        by_subject=summarize_by_subject(next(iter(by_label.values()))) if len(by_label) == 1 else {},
+        accuracy=accuracy,
+        by_subject=by_subject,
         first=first,
         last=last,
         sites=stored_sites(store),
@@ -189,6 +194,18 @@ class _Answers:
             names.append(", ".join([model or "all", *benchmarks]))
         for (run, _), name in zip(groups, names, strict=True):
             yield f"{name}, run {run}" if names.count(name) > 1 else name
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python from looking through a million small dictionaries again and again, at the cost of all the rest."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _times(ledger: Ledger) -> tuple[str | None, str | None]:
