@@ -175,10 +175,14 @@ def test_after_repair_the_same_run_fills_exactly_the_gap(tiny, tmp_path):
 
 @pytest.mark.parametrize(
     ("made", "words"),
-    [("converted", "`actframe convert` command again"), ("recorded", "Record them again")],
+    [
+        ("converted", "`actframe convert` command again"),
+        ("recorded", "Record them again"),
+        ("defined", "Record them again"),
+    ],
 )
 def test_repair_says_what_fills_the_gap_of_a_store_of_other_origin(tmp_path, made, words):
-    path = fill(tmp_path / "source", run=None if made == "recorded" else RUN)
+    path = fill(tmp_path / "source", run={"recorded": None, "defined": {"by": "me"}}.get(made, RUN))
     if made == "converted":
         assert actframe("convert", path, tmp_path / "new").exit_code == 0
         path = tmp_path / "new"
@@ -452,6 +456,7 @@ def test_a_store_cannot_drive_the_terminal(tmp_path, columns):
         assert not {"\x1b", "\x07", "\x9b"} & set(result.stdout)
         widest = max(len(line.rstrip()) for line in result.stdout.splitlines() if str(path) not in line)
         assert widest <= columns
+        assert len(result.stdout.splitlines()) < 80
     parse(actframe("show", path, "--json"))
 
 

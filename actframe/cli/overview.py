@@ -14,7 +14,7 @@ from actframe.capture.sites import summarise
 from actframe.cli import tables
 from actframe.cli.console import announce, one_line, print_json, print_path, stdout
 from actframe.cli.store_paths import open_folder
-from actframe.cli.store_tables import count, local_time
+from actframe.cli.store_tables import count, local_time, short
 
 if TYPE_CHECKING:
     from actframe.runs.overview import StoreOverview
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["show_store"]
 
 _MOST_ROWS = 12
-_LONGEST = 200
+_LONGEST_NAME = 40
 
 
 def show_store(path: str, as_json: bool) -> None:
@@ -77,11 +77,15 @@ def _tables(of: StoreOverview) -> Iterator[Table]:
 
 def _cut_table(title: str, label: str, groups: Mapping[str, Any], summary: Any) -> Table:
     """The accuracy of as many groups as are read at a glance."""
-    shown = dict(list(groups.items())[:_MOST_ROWS])
+    shown = {_cut(name): each for name, each in list(groups.items())[:_MOST_ROWS]}
     table = tables.accuracy_table(title, label, shown, summary)
     if len(shown) < len(groups):
         table.caption = f"The first {len(shown)} of {len(groups)}; --json has all. {table.caption}"
     return table
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def _preview(of: StoreOverview) -> Table:
@@ -93,9 +97,9 @@ def _preview(of: StoreOverview) -> Table:
     for each in of.preview:
         answer = each.get("response") if each.get("extracted_answer") is None else each["extracted_answer"]
         question = str(each.get("prompt") or "").strip().partition("\n")[0]
-        row = [_short(question), Text("-") if each.get("unparsed") else _short(str("-" if answer is None else answer))]
+        row = [short(question), Text("-") if each.get("unparsed") else short(str("-" if answer is None else answer))]
         if judged:
-            row += [_short(str(each.get("expected", "-"))), _mark(each.get("correct"))]
+            row += [short(str(each.get("expected", "-"))), _mark(each.get("correct"))]
         table.add_row(*row)
     return table
 
@@ -106,15 +110,10 @@ def _mark(correct: Any) -> Text:
     return Text("right", "green") if correct else Text("wrong", "red")
 
 
-def _short(text: str) -> Text:
-    """As much as fits into the line. The column could be wrapped, so that others keep their width; the text is not."""
-    return Text(one_line(text[:_LONGEST]), no_wrap=True, overflow="ellipsis")
-
-
 def _model(of: StoreOverview, run: Mapping[str, Any]) -> str:
     models = list(of.models) or ["-"]
     if len(models) > 1:
-        shown = ", ".join(f"{name} ({number:,})" for name, number in list(of.models.items())[:_MOST_ROWS])
+        shown = ", ".join(f"{_cut(name)} ({number:,})" for name, number in list(of.models.items())[:_MOST_ROWS])
         return shown + (", ..." if len(models) > _MOST_ROWS else "")
     said = run.get("model")
     known = [said.get(key) for key in ("class", "dtype", "revision")] if isinstance(said, Mapping) else []

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from actframe.storage.repair import RepairReport
     from actframe.storage.survey import RecordName
 
-__all__ = ["count", "local_time", "print_repairs", "print_report", "print_stores", "sizes"]
+__all__ = ["count", "local_time", "print_repairs", "print_report", "print_stores", "short", "sizes"]
 
 _NAMED = 12
 """So many records are named; `--json` has all."""
@@ -60,6 +60,11 @@ def print_stores(folder: str, stores: Sequence[FoundStore]) -> None:
 def local_time(moment: str) -> str:
     """A moment as a clock here shows it."""
     return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M}"
+
+
+def short(text: str, longest: int = 200) -> Text:
+    """As much as fits into the line. The column could be wrapped, so that others keep their width; the text is not."""
+    return Text(one_line(text[:longest]), no_wrap=True, overflow="ellipsis")
 
 
 def print_report(report: StoreReport) -> None:
@@ -127,7 +132,7 @@ def _relative(location: str, folder: str) -> str:
 
 
 def _joined(names: Sequence[str]) -> Text:
-    return Text(one_line(", ".join(names)) or "-")
+    return short(", ".join(names[:_NAMED]) or "-", 60)
 
 
 def _print_problem(problem: Problem) -> None:
@@ -152,13 +157,15 @@ def _named(records: Sequence[RecordName]) -> str:
 
 def _way_back(identity: StoreIdentity | None) -> str:
     """How lost records come back."""
+    from actframe.storage.finding import expected_records
+
     if identity is None:
         return "What they were is in quarantine/."
     made: Mapping[str, Any] = identity.origin or {}
     if "converted" in made or "merged" in made:
         verb = "convert" if "converted" in made else "merge"
         return f"The same `actframe {verb}` command again fills the gap, and nothing else."
-    if identity.run is not None:
+    if expected_records(identity.run) is not None:
         return "The same `actframe run` command again fills the gap, and nothing else."
     return "Record them again to have them back; the others need not be."
 
