@@ -479,6 +479,23 @@ def test_memory_stays_flat(tmp_path, to):
 
 # What goes wrong.
 
+FULL = """
+import resource, signal, sys
+from actframe.storage.exporting import export_store
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+export_store(*sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_disk_that_takes_no_more_is_said(store, tmp_path, to):
+    command = [sys.executable, "-c", FULL, store.location, str(target(tmp_path, to)), to]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert last == f"actframe.errors.StorageError: cannot export to {target(tmp_path, to)}: File too large"
+    assert [each.name for each in tmp_path.iterdir()] == ["run"]
+
 
 class Stop(KeyboardInterrupt):
     pass
@@ -542,8 +559,8 @@ def test_other_things_are_never_replaced(store, tmp_path):
 @pytest.mark.parametrize(
     ("name", "to", "complaint"),
     [
-        ("a.csv", "parquet", r"a parquet file ends with '.parquet', and this with '.csv'"),
-        ("a", "npz", r"a npz file ends with '.npz', and this with ''"),
+        ("a.csv", "parquet", r"ends with '.parquet', and this one with '.csv'"),
+        ("a", "npz", r"ends with '.npz', and this one with ''"),
         ("a.parquet", "hf", "is a folder"),
         ("none/a.npz", "npz", "none does not exist; create it first"),
         ("s3://bucket/a.npz", "npz", "this machine's disk"),

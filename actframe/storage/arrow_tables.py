@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["SHAPE", "RecordTables"]
 
 TABLE_BYTES = 64 << 20
+_MOST = 2**31 - 1
 SHAPE = ".shape"
 """Ends the name of the column that says the shape of tensors whose own column is flat."""
 
@@ -64,13 +65,15 @@ class RecordTables:
         import pyarrow
 
         waiting: list[pyarrow.Table] = []
+        size = 0
         for piece in self._view.pieces(progress):
-            waiting.append(self._table(piece))
-            if sum(table.nbytes for table in waiting) >= TABLE_BYTES:
-                yield pyarrow.concat_tables(waiting)
-                waiting.clear()
-        if waiting:
-            yield pyarrow.concat_tables(waiting)
+            table = self._table(piece)
+            if waiting and size + table.nbytes > TABLE_BYTES:
+                yield pyarrow.concat_tables(waiting).combine_chunks()
+                waiting, size = [], 0
+            waiting.append(table)
+            size += table.nbytes
+        yield pyarrow.concat_tables(waiting).combine_chunks()
 
     def _fields(self, site: str) -> list[pyarrow.Field]:
         import pyarrow
@@ -130,6 +133,9 @@ def _lists(values: Any, counts: Array, absent: Array) -> pyarrow.Array:
     """Lists of so many values each; null where `absent`."""
     import pyarrow
 
-    offsets = numpy.concatenate(([0], numpy.cumsum(counts))).astype(numpy.int32)
+    offsets = numpy.concatenate(([0], numpy.cumsum(counts)))
+    if offsets[-1] > _MOST:
+        raise SelectionError(f"{offsets[-1]} values of one record are more than a list holds ({_MOST}); cut positions")
+    offsets = offsets.astype(numpy.int32)
     mask = numpy.append(absent, False) if absent.any() else None
     return pyarrow.ListArray.from_arrays(pyarrow.array(offsets, mask=mask), values)

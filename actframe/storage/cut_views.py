@@ -134,7 +134,7 @@ class CutView:
         if not len(view):
             raise SelectionError("there are no records to export")
         found = self._survey()
-        names = cut.choose(list(found), "the export's source")
+        names = cut.choose(list(found), f"the store {view.shards.location}")
         if not names:
             raise SelectionError("the records have no activations to export")
         self.sites = {name: _common(name, found[name]) for name in names}

@@ -100,7 +100,7 @@ def export_store(
     # What is appended to the store meanwhile is not exported.
     records = CutView(view[:], wanted)
     try:
-        with failing(f"cannot write {path}"), _arriving(path, to, overwrite) as temporary:
+        with failing(f"cannot export to {path}"), _arriving(path, to, overwrite) as temporary:
             _WRITERS[to](records, temporary, progress)
     finally:
         warn_of_overflows(records.overflows, wanted)
@@ -115,12 +115,12 @@ def _checked(target: Path | str, to: str, overwrite: bool) -> Path:
         StorageError: nothing can.
     """
     if "://" in os.fspath(target):
-        raise StorageError(f"cannot write {target}: exports are written to this machine's disk; give a path")
+        raise StorageError(f"cannot export to {target}: exports are written to this machine's disk; give a path")
     path = Path(target).absolute()
     suffix, expected = path.suffix, _SUFFIXES.get(to)
-    with failing(f"cannot write {path}"):
+    with failing(f"cannot export to {path}"):
         if expected is not None and suffix != expected:
-            raise StorageError(f"a {to} file ends with {expected!r}, and this with {suffix!r}")
+            raise StorageError(f"the name of such a file ends with {expected!r}, and this one with {suffix!r}")
         if expected is None and suffix in _SUFFIXES.values():
             raise StorageError(f"a Hugging Face data set is a folder, and {suffix!r} the suffix of a file")
         if not path.parent.is_dir():

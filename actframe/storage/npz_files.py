@@ -24,6 +24,7 @@ OFFSETS, POSITIONS, PRESENT, SHAPES = ".offsets", ".positions", ".present", ".sh
 
 # Every text of an array takes as much as the longest, and four bytes for each character.
 _LONGEST_TEXT = 100
+_AT_ONCE = 65_536
 _SIMPLE = {"bool": numpy.bool_, "int": numpy.int64, "long": numpy.int64, "float": numpy.float64}
 
 
@@ -54,8 +55,8 @@ def write_npz(view: CutView, path: Path, progress: Progress | None = None) -> No
             f"be: choose other sites"
         )
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        for key, column in said.items():
-            _add(archive, key, column.dtype, column.shape, [column])
+        for key, dtype in said.items():
+            _add(archive, key, dtype, (len(view),), _batches(view.view.column(key), dtype))
         about = numpy.array(json.dumps(view.as_json()))
         _add(archive, ABOUT, about.dtype, (), [about])
         _add(archive, RECORDS, numpy.dtype(numpy.uint8), (length,), _lines(view))
@@ -125,9 +126,9 @@ def _read_through(view: CutView) -> tuple[dict[str, Kind], int]:
     return kinds, length
 
 
-def _simple_columns(view: CutView, kinds: Mapping[str, Kind]) -> dict[str, Array]:
-    """What makes an array: keys under which all records say a number, a truth value or a short text."""
-    columns: dict[str, Array] = {}
+def _simple_columns(view: CutView, kinds: Mapping[str, Kind]) -> dict[str, numpy.dtype[Any]]:
+    """The dtypes of what makes an array: keys under which all records say a number, a truth value or a short text."""
+    columns: dict[str, numpy.dtype[Any]] = {}
     for key, kind in kinds.items():
         if kind.name not in _SIMPLE and kind.name != "str":
             continue
@@ -135,11 +136,16 @@ def _simple_columns(view: CutView, kinds: Mapping[str, Kind]) -> dict[str, Array
         if None in values:
             continue
         if kind.name != "str":
-            columns[key] = numpy.array(values, _SIMPLE[kind.name])
+            columns[key] = numpy.dtype(_SIMPLE[kind.name])
         # NumPy takes zeros at the end of a text for its end.
-        elif max(map(len, values)) <= _LONGEST_TEXT and not any(value.endswith("\0") for value in values):
-            columns[key] = numpy.array(values, numpy.str_)
+        elif (longest := max(map(len, values))) <= _LONGEST_TEXT and not any(text.endswith("\0") for text in values):
+            columns[key] = numpy.dtype((numpy.str_, max(1, longest)))
     return columns
+
+
+def _batches(values: list[Any], dtype: numpy.dtype[Any]) -> Iterator[Array]:
+    for start in range(0, len(values), _AT_ONCE):
+        yield numpy.array(values[start : start + _AT_ONCE], dtype)
 
 
 def _part(progress: Progress | None, number: int, count: int) -> Progress | None:
