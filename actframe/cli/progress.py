@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,6 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
-    TransferSpeedColumn,
 )
 from rich.text import Text
 
@@ -85,12 +85,13 @@ class ByteBar:
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             DownloadColumn(),
-            TransferSpeedColumn(),
+            TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=stderr(),
             expand=True,
         )
-        self._task = self._progress.add_task(description, total=None)
+        self._task = self._progress.add_task(description, total=None, speed="")
+        self._begun = time.monotonic()
 
     def __enter__(self) -> ByteBar:
         self._progress.start()
@@ -109,7 +110,8 @@ class ByteBar:
     def __call__(self, done: int, total: int) -> None:
         """Show a new state."""
         self.done = done
-        self._progress.update(self._task, completed=done, total=total)
+        speed = f"{decimal(int(done / max(1e-3, time.monotonic() - self._begun)))}/s"
+        self._progress.update(self._task, completed=done, total=total, speed=speed)
 
 
 class _Bars(Progress):

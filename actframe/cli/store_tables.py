@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["count", "local_time", "print_repairs", "print_report", "print_stores", "short", "sizes"]
 
+_OTHER_COLUMNS = 50
+"""What columns of a list of stores take whose width hardly changes, with the space between all of them."""
+
+_LEAST_NAME = 10
+
 _NAMED = 12
 """So many records are named; `--json` has all."""
 
@@ -39,22 +44,27 @@ def sizes(after: int, before: int) -> str:
 
 def print_stores(folder: str, stores: Sequence[FoundStore]) -> None:
     """What `ls` found."""
-    notes = [_notes(each) for each in stores]
+    console, notes = stdout(), [_note(each) for each in stores]
+    paths = [_relative(each.location, folder) for each in stores]
     columns = ["store", "model", "benchmark", "records", "size", "last write", *(["note"] if any(notes) else [])]
+    total = sum(each.bytes for each in stores)
     table = new_table("", *columns, right=("records", "size"))
+    table.caption = f"{count(len(stores), 'store')} with {decimal(total)}"
     table.columns[0].overflow = "fold"
     table.columns[5].no_wrap = True
-    total = sum(each.bytes for each in stores)
-    table.caption = f"{count(len(stores), 'store')} with {decimal(total)}"
-    for each, note in zip(stores, notes, strict=True):
+    # A path that is folded is of less use than a name that is cut.
+    room = console.width - _OTHER_COLUMNS - max(map(len, paths)) - max(map(len, notes))
+    for column in table.columns[1:3]:
+        column.max_width = max(_LEAST_NAME, room // 2)
+    for each, path, note in zip(stores, paths, notes, strict=True):
         written = "-" if each.last_write is None else local_time(each.last_write)
-        table.add_row(
-            Text(_relative(each.location, folder), "cyan"),
-            *map(_joined, (each.models, each.benchmarks)),
-            *(f"{each.records:,}", decimal(each.bytes), written),
-            *([Text(note, "red" if each.problem else "")] if any(notes) else []),
-        )
-    stdout().print(table)
+        row = [Text(path, "cyan"), *map(_joined, (each.models, each.benchmarks))]
+        row += [Text(f"{each.records:,}"), Text(decimal(each.bytes)), Text(written)]
+        table.add_row(*row, *([Text(note, "red" if each.problem else "")] if any(notes) else []))
+    console.print(table)
+    for each, path in zip(stores, paths, strict=True):
+        if each.problem:
+            _print_block(path, one_line(each.problem), "red")
 
 
 def local_time(moment: str) -> str:
@@ -117,11 +127,14 @@ def print_repairs(report: RepairReport, identity: StoreIdentity | None) -> None:
         console.print(Text.assemble("the store is ", ("sound", "bold green"), " now"))
 
 
-def _notes(store: FoundStore) -> str:
-    notes = [one_line(store.problem)] if store.problem else []
+def _note(store: FoundStore) -> str:
+    if store.problem:
+        return "damaged"
+    if store.writing:
+        return "being written"
     if store.expected is not None and store.records < store.expected:
-        notes.append(f"{store.records:,} of {store.expected:,} answers")
-    return "; ".join([*notes, *(["being written"] if store.writing else [])])
+        return f"of {store.expected:,} answers"
+    return ""
 
 
 def _relative(location: str, folder: str) -> str:

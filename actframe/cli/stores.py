@@ -133,7 +133,8 @@ def report_rewritten(done: Rewritten, size: str) -> None:
     """What was written, and how large it is."""
     print_path(done.location, "wrote the store " if done.written else "the store was complete already: ")
     console = stdout()
-    console.print(f"{done.records:,} records in {done.shards:,} shards, {size}", soft_wrap=True)
+    what = f"{store_tables.count(done.records, 'record')} in {store_tables.count(done.shards, 'shard')}"
+    console.print(f"{what}, {size}", soft_wrap=True)
     if 0 < done.written < done.shards:
         console.print(f"{done.shards - done.written:,} of the shards were there from an earlier attempt")
 
