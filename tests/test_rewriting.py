@@ -438,6 +438,34 @@ def test_answers_of_another_model_run_or_trial_are_others(tmp_path, changed):
     assert ActivationStore(tmp_path / "c").run == expected
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["run.json there", "run.json lost"])
+def test_what_is_made_of_a_merged_store_knows_its_runs(tmp_path, lost):
+    records = some_records(range(4))
+    for number, name in enumerate("abd"):
+        fill(tmp_path / name, records, run={**RUN, "seed": number})
+    merge_stores([tmp_path / "a", tmp_path / "b"], tmp_path / "ab")
+    convert_store(tmp_path / "ab", tmp_path / "zstd", storage="zstd")
+    convert_store(tmp_path / "ab", tmp_path / "cut", sites=[0])
+    merge_stores([tmp_path / "ab", tmp_path / "d"], tmp_path / "abd")
+    runs = [{**RUN, "seed": number} for number in range(3)]
+    cuts = [{**run, "converted": [{"sites": [0], "positions": "all", "dtype": None}]} for run in runs]
+    for name, expected in {"zstd": runs[:2], "cut": cuts[:2], "abd": runs}.items():
+        assert ActivationStore(tmp_path / name).run == {"merged": expected}
+        # Answers of different runs stay different ones, also when the ledger is made anew.
+        shutil.rmtree(tmp_path / name / "ledger")
+        if lost:
+            (tmp_path / name / "run.json").unlink()
+        repair_store(tmp_path / name)
+        sites = ["layer_0"] if name == "cut" else None
+        assert_holds(tmp_path / name, [cut(record, sites) for record in records] * len(expected))
+        assert ActivationStore(tmp_path / name).run == {"merged": expected}
+    fill(tmp_path / "again", records, run=runs[1])
+    with pytest.raises(StorageError, match="hold 4 answers of one model, in one run"):
+        merge_stores([tmp_path / "ab", tmp_path / "again"], tmp_path / "c")
+    if not lost:
+        assert convert_store(tmp_path / "ab", tmp_path / "zstd", storage="zstd").written == 0
+
+
 def test_a_store_and_what_was_made_of_it_are_not_merged(tmp_path):
     anonymous = [{"prompt": str(n), "activations": {"layer_0": torch.rand(2, 3)}} for n in range(3)]
     fill(tmp_path / "a", anonymous, run=None)

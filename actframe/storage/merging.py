@@ -14,8 +14,10 @@ from actframe.errors import FormatError, StorageError
 from actframe.storage.checksums import file_checksum
 from actframe.storage.failures import failing
 from actframe.storage.folders import store_folder
+from actframe.storage.identity import read_identity
 from actframe.storage.keys import RecordKeys, writer_of
 from actframe.storage.ledger_lines import encode_line
+from actframe.storage.parts import Run, StoreParts, run_of_runs
 from actframe.storage.rewriting import Rewritten
 from actframe.storage.store import ActivationStore
 from actframe.storage.survey import Progress
@@ -46,20 +48,14 @@ def merge_stores(sources: Sequence[Source], into: Path | str, *, progress: Progr
     stores = [each if isinstance(each, ActivationStore) else ActivationStore(each, create=False) for each in sources]
     if len(stores) < 2:
         raise StorageError(f"merging takes two stores or more, and not {len(stores)}")
-    runs = list({json.dumps(store.run, sort_keys=True): store.run for store in stores}.values())
-    numbers = [runs.index(store.run) for store in stores]
     for number, store in enumerate(stores):
         if store.location in [other.location for other in stores[:number]]:
             raise StorageError(f"{store.location} is given twice; its records would be there twice")
     _check_shards(stores)
-    _check_keys(stores, numbers)
-    run = runs[0] if len(runs) == 1 else {"merged": runs}
-    origin = [
-        {"from": store.location, "run": number, "records": len(store), "writers": _writers(store)}
-        for store, number in zip(stores, numbers, strict=True)
-    ]
+    runs, origin = _sources(stores)
+    _check_keys(stores, RecordKeys({"merged": origin}))
     _check_room(stores, into)
-    with TargetStore(into, stores[0].backend, run, {"merged": origin}) as target:
+    with TargetStore(into, stores[0].backend, run_of_runs(runs), {"merged": origin}) as target:
         written, done, total = 0, 0, sum(size for store in stores for _, size in _shards(store))
         for store in stores:
             for name, size in _shards(store):
@@ -104,8 +100,24 @@ def _shards(store: ActivationStore) -> Iterator[tuple[str, int]]:
         yield name, store.ledger.facts(name).bytes
 
 
-def _writers(store: ActivationStore) -> list[str]:
-    return sorted(set(map(writer_of, store.ledger.shards)))
+def _sources(stores: Sequence[ActivationStore]) -> tuple[list[Run], list[dict[str, Any]]]:
+    """The runs of some stores, and which writers' records are of which; of a store that was merged, part by part."""
+    runs: dict[str, Run] = {}
+    sources = []
+    for store in stores:
+        parts = StoreParts(read_identity(store.folder))
+        counts = numpy.bincount(store.ledger.shard_numbers, minlength=len(store.ledger.shards)).tolist()
+        for number, run in enumerate(parts.runs):
+            runs.setdefault(json.dumps(run, sort_keys=True), run)
+            shards = {n: name for n, name in enumerate(store.ledger.shards) if parts.number(name) == number}
+            source = {
+                "from": store.location,
+                "run": list(runs).index(json.dumps(run, sort_keys=True)),
+                "records": sum(counts[n] for n in shards),
+                "writers": sorted(set(map(writer_of, shards.values()))),
+            }
+            sources.append(source)
+    return list(runs.values()), sources
 
 
 def _check_shards(stores: Sequence[ActivationStore]) -> None:
@@ -121,17 +133,17 @@ def _check_shards(stores: Sequence[ActivationStore]) -> None:
                 )
 
 
-def _check_keys(stores: Sequence[ActivationStore], runs: Sequence[int]) -> None:
+def _check_keys(stores: Sequence[ActivationStore], keys: RecordKeys) -> None:
     """Refuse answers to the same question, of the same model in the same run."""
-    keys = RecordKeys()
     owners: dict[Any, ActivationStore] = {}
     twice: dict[tuple[str, str], list[str]] = {}
-    for store, run in zip(stores, runs, strict=True):
+    for store in stores:
         if not len(store):
             continue
-        for said in zip(*map(store.ledger.column, keys.PARTS), strict=True):
-            key = keys.of("", *said)
-            other = store if key is None else owners.setdefault((run, key), store)
+        shards = (store.ledger.shards[number] for number in store.ledger.shard_numbers.tolist())
+        for shard, *said in zip(shards, *map(store.ledger.column, keys.PARTS), strict=True):
+            key = keys.of(shard, *said)
+            other = store if key is None else owners.setdefault(key, store)
             if other is not store:
                 twice.setdefault((other.location, store.location), []).append(f"{said[0]} (trial {said[1]})")
     for (first, second), names in twice.items():

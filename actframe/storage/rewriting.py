@@ -19,7 +19,9 @@ from actframe.storage.checksums import file_checksum
 from actframe.storage.cutting import Cut, CutShard, warn_of_overflows
 from actframe.storage.failures import failing
 from actframe.storage.files import read_bundle
+from actframe.storage.identity import read_identity
 from actframe.storage.ledger_files import Array
+from actframe.storage.parts import Run, StoreParts, run_of_runs
 from actframe.storage.stacking import StackPositions
 from actframe.storage.store import ActivationStore
 from actframe.storage.survey import Progress
@@ -83,18 +85,24 @@ def convert_store(
     cut = Cut(sites, positions, dtype)
     chosen = None if sites is None else cut.choose(store.sites, f"the store {store.location}")
     backend = backend_named(storage or store.backend)
-    origin = {"from": store.location, "storage": backend.name, **cut.as_json()}
-    run = store.run
-    if run is not None and cut != Cut():
-        # Another run than the one that recorded it: that would go on with what is cut away here.
-        run = {**run, "converted": [*run.get("converted", ()), cut.as_json()]}
+    parts = StoreParts(read_identity(store.folder))
+    origin: dict[str, Any] = {"converted": {"from": store.location, "storage": backend.name, **cut.as_json()}}
+    if parts.sources:
+        # Which writer's records are of which run: answers of several runs to a question are not the same.
+        origin["merged"] = parts.sources
+    runs = [run if run is None or cut == Cut() else _as_cut(run, cut) for run in parts.runs]
     rewriter = _Rewriter(store, cut, chosen, backend)
-    with TargetStore(target, backend.name, run, {"converted": origin}) as made:
+    with TargetStore(target, backend.name, run_of_runs(runs), origin) as made:
         try:
-            rewriter.write(made, run, progress)
+            rewriter.write(made, [runs[parts.number(name)] for name in store.ledger.shards], progress)
         finally:
             warn_of_overflows(rewriter.overflows, cut)
     return rewriter.result(made)
+
+
+def _as_cut(run: Mapping[str, Any], cut: Cut) -> Run:
+    """Another run than the one that recorded it: that would go on with what is cut away here."""
+    return {**run, "converted": [*run.get("converted", ()), cut.as_json()]}
 
 
 class _Rewriter:
@@ -106,8 +114,8 @@ class _Rewriter:
         self._written = 0
         self.overflows: Counter[str] = Counter()
 
-    def write(self, target: TargetStore, run: Mapping[str, Any] | None, progress: Progress | None) -> None:
-        """Write every shard that the target lacks."""
+    def write(self, target: TargetStore, runs: Sequence[Run], progress: Progress | None) -> None:
+        """Write every shard that the target lacks; `runs` says for each of which run its records are."""
         ledger = self._store.ledger
         sizes = [ledger.facts(name).bytes for name in ledger.shards]
         for number, name in enumerate(ledger.shards):
@@ -115,7 +123,7 @@ class _Rewriter:
             records = records[numpy.argsort(ledger.indexes[records])]
             new_name = name.partition(".")[0] + self._backend.suffix
             if not target.has(new_name, len(records), range(len(records))):
-                self._rewrite(target, name, new_name, records, run)
+                self._rewrite(target, name, new_name, records, runs[number])
             if progress is not None:
                 progress(sum(sizes[: number + 1]), sum(sizes))
 
@@ -131,9 +139,7 @@ class _Rewriter:
             bytes_after=sum(made.get(name.partition(".")[0] + self._backend.suffix, 0) for name in ledger.shards),
         )
 
-    def _rewrite(
-        self, target: TargetStore, name: str, new_name: str, records: Array, run: Mapping[str, Any] | None
-    ) -> None:
+    def _rewrite(self, target: TargetStore, name: str, new_name: str, records: Array, run: Run) -> None:
         ledger, folder = self._store.ledger, self._store.folder
         path = folder.local(f"shards/{name}")
         if file_checksum(path) != ledger.facts(name).checksum:

@@ -117,7 +117,7 @@ class TargetStore:
 
 def _unlike(found: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> str:
     """In what the origin of a store and the one that is asked for differ."""
-    (kind,) = asked
+    kind = next(iter(asked))
     there = (found or {}).get(kind)
     if not isinstance(there, Mapping) or not isinstance(asked[kind], Mapping):
         return ""
