@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from actframe import ActivationStore
 from actframe.cli.main import app
 from actframe.cli.progress import ByteBar
+from actframe.runs import stored_sites
 from actframe.runs.recording import CaptureSettings
 from actframe.runs.run import BenchmarkRun
 from actframe.storage.files import save_activations
@@ -377,6 +378,32 @@ def test_sites_of_very_many_shards_are_estimated_from_some(tmp_path):
     true = sum(3 + number % 4 for number in range(100)) * 16 * 2
     assert found["sites"][0]["bytes"] == pytest.approx(true, rel=0.05)
     assert "From 64 of 100 shards" in actframe("show", path).stdout
+
+
+def test_where_looking_into_shards_takes_long_one_is_enough(store, monkeypatch):
+    monkeypatch.setattr(stored_sites, "MOST_SECONDS", 0)
+    found = parse(actframe("show", store, "--json"))
+    assert (found["shards_looked_at"], found["sites"][0]["records"]) == (1, 12)
+
+
+def test_show_says_why_a_run_ended_early(tiny, tmp_path):
+    chosen = settings(capture=CaptureSettings(), batch_size=1)
+    BenchmarkRun(tiny, Toy(), tmp_path / "whole", chosen).execute()
+    limit = ActivationStore(tmp_path / "whole").bytes_on_disk // 2
+    part = settings(capture=CaptureSettings(), batch_size=1, max_disk_bytes=limit)
+    ended = BenchmarkRun(tiny, Toy(), tmp_path / "part", part).execute()
+    assert ended.partial
+    assert parse(actframe("show", tmp_path / "part", "--json"))["ended"] == ended.reason
+    assert f"not complete ({squeeze(ended.reason)})" in squeeze(actframe("show", tmp_path / "part").stdout)
+
+
+def test_show_and_repair_of_a_store_whose_identity_is_lost(store):
+    (store / "run.json").unlink()
+    assert "its run.json is lost" in squeeze(actframe("show", store).stdout)
+    assert "run.json" in actframe("verify", store).stdout
+    repaired = squeeze(actframe("repair", store).stdout)
+    assert "made anew, with what the shards say of their run" in repaired
+    assert parse(actframe("show", store, "--json"))["run"] == RUN
 
 
 def test_show_says_that_a_run_is_not_complete_and_how_it_goes_on(tiny, tmp_path):

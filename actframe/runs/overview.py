@@ -17,7 +17,7 @@ from actframe.errors import StorageError
 from actframe.runs.statistics import Summary, summarize, summarize_by_subject
 from actframe.runs.stored_sites import StoredSites, stored_sites
 from actframe.storage.finding import expected_records, names_in_run
-from actframe.storage.identity import RESULTS, read_identity
+from actframe.storage.identity import IDENTITY, RESULTS, read_identity
 from actframe.storage.keys import RecordKeys, writer_of
 from actframe.storage.ledger import Ledger
 from actframe.storage.ledger_lines import MISSING
@@ -54,7 +54,7 @@ class StoreOverview:
         sites: what tensors there are, and how large.
         bytes_on_disk: the size of the files, by folder: shards, ledger, quarantine.
         writing: the ledgers that a process has open which is known to run.
-        problems: what was left out when the ledger was read, in words.
+        problems: what is lost or was left out when the ledger was read, in words.
         preview: what the first records say.
     """
 
@@ -130,7 +130,7 @@ def describe_store(store: ActivationStore) -> StoreOverview:
         sites=stored_sites(store),
         bytes_on_disk={below: sum(folder.sizes(below).values()) for below in ("shards", "ledger", "quarantine")},
         writing=tuple(name for name in folder.sizes("ledger") if folder.has_writer(f"ledger/{name}")),
-        problems=str(ledger.problems) if ledger.problems else None,
+        problems=_problems(store),
         preview=tuple(
             {key: entry[key] for key in PREVIEW_KEYS if key in entry}
             for entry in ledger.entries(range(min(PREVIEW, len(ledger))))
@@ -224,6 +224,12 @@ def _times(ledger: Ledger) -> tuple[str | None, str | None]:
             continue
         found.append(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
     return (min(found).isoformat(), max(found).isoformat()) if found else (None, None)
+
+
+def _problems(store: ActivationStore) -> str | None:
+    found = [] if IDENTITY in store.folder.sizes("") else [f"its {IDENTITY} is lost"]
+    found += [str(store.ledger.problems)] if store.ledger.problems else []
+    return ", ".join(found) or None
 
 
 def _ended(store: ActivationStore) -> str | None:

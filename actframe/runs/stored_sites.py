@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,9 @@ __all__ = ["StoredSite", "StoredSites", "stored_sites"]
 
 MOST_SHARDS = 64
 """Of more shards than this, some are looked at."""
+
+MOST_SECONDS = 3.0
+"""After so long no further shard is looked into: there are formats that say no shape before all is read."""
 
 MOST_REMOTE_BYTES = 64 << 20
 """Looking into a shard behind a URL is fetching it."""
@@ -71,7 +75,7 @@ def stored_sites(store: ActivationStore) -> StoredSites:
     """Look into the shards of a store: into all of them, or some that are spread evenly."""
     found = StoredSites(len(store.ledger.shards))
     by_name: dict[str, StoredSite] = {}
-    records = 0
+    records, begun = 0, time.monotonic()
     for name in _chosen(store):
         try:
             bundle = read_bundle(store.folder.local(f"shards/{name}"))
@@ -83,6 +87,8 @@ def stored_sites(store: ActivationStore) -> StoredSites:
             continue
         found.looked_at += 1
         records += len(shard)
+        if time.monotonic() - begun > MOST_SECONDS:
+            break
     found.sites = list(by_name.values())
     if records and found.looked_at < found.shards:
         for each in found.sites:
