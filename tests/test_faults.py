@@ -234,12 +234,12 @@ def test_a_slow_disk_makes_the_model_wait_and_memory_stays_as_it_is(tmp_path, mo
     record = random_record(0, 64, d_model=512)
     size = sum(tensor.nbytes for tensor in record.activations.values())
     most = 0
-    with ActivationStore(tmp_path / "run", shard_bytes=size, queue_bytes=3 * size) as store:
+    with ActivationStore(tmp_path / "run", shard_bytes=3 * size) as store:
         for _ in range(60):
             store.append(record)
             most = max(most, store.progress.queued_records)
-    # Three wait, one may be in the shard that is written, and one is on its way.
-    assert most <= 6
+    # Three or four in the shard that is written, and as many in the one that fills.
+    assert 5 <= most <= 8
     assert len(store) == 60
 
 

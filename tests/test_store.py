@@ -384,7 +384,7 @@ def test_a_lost_run_file_loses_no_records(tmp_path, records):
     "settings",
     [
         {"shard_bytes": 0},
-        {"queue_bytes": 1.5},
+        {"shard_bytes": 1.5},
         {"flush_every": 0},
         {"flush_every": timedelta(0)},
         {"flush_every": True},

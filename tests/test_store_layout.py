@@ -1,7 +1,9 @@
 """A run in a store: it goes on where it ended, and becomes what it would have been."""
 
+import contextlib
 import json
 import multiprocessing
+import time
 from dataclasses import asdict
 from datetime import timedelta
 
@@ -330,22 +332,25 @@ def test_a_full_disk_keeps_what_was_written_and_the_run_goes_on_when_there_is_ro
     chosen = settings(**DRAWN, shard_bytes=60_000)
     execute(tiny, tmp_path / "whole", chosen)
 
-    with pytest.raises(StorageError, match="cannot write .* File too large"), files_up_to(100_000_000):
+    def fill(progress):
+        if progress.done == 9:
+            wait_for_a_commit(tmp_path / "full")
+            full.enter_context(files_up_to(20_000))
 
-        def fill(progress):
-            if progress.done == 9:
-                full.__enter__()
-
-        full = files_up_to(20_000)
-        try:
-            execute(tiny, tmp_path / "full", chosen, fill)
-        finally:
-            full.__exit__(None, None, None)
+    with pytest.raises(StorageError, match="cannot write .* File too large"), contextlib.ExitStack() as full:
+        execute(tiny, tmp_path / "full", chosen, fill)
     kept = len(ActivationStore(tmp_path / "full"))
     assert 0 < kept < 27
     assert results_in(tmp_path / "full")["reason"].startswith("StorageError: cannot write")
     assert execute(tiny, tmp_path / "full", chosen).new == 27 - kept
     assert_same_answers(ActivationStore(tmp_path / "full"), ActivationStore(tmp_path / "whole"))
+
+
+def wait_for_a_commit(folder):
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size for path in (folder / "ledger").glob("*.jsonl")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_disk_that_is_too_small_is_said_before_the_work(tiny, tmp_path, monkeypatch):

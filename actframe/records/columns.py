@@ -107,6 +107,19 @@ class ShardColumns:
             self._layouts.append(dict(shapes))
         self._kinds.append(self._numbers[shapes])
 
+    def truncate(self, records: int) -> None:
+        """Forget all records but so many, also one of which noting was interrupted."""
+        del self._kinds[records:], self._prompt_lengths[records:], self._position_counts[records:]
+        del self._positions[sum(self._position_counts) :]
+        for odd in self._odd.values():
+            for number in [number for number in odd if number >= records]:
+                del odd[number]
+        used = max(self._kinds, default=-1) + 1
+        del self._layouts[used:]
+        self._numbers = {shapes: number for shapes, number in self._numbers.items() if number < used}
+        left = {site for layout in self._layouts for site in layout}
+        self._dtypes = {site: dtype for site, dtype in self._dtypes.items() if site in left}
+
     def facts(self, site: str) -> tuple[torch.dtype, Shape]:
         """Dtype and shape of a site's column."""
         shapes = self._shapes_of(site)

@@ -12,13 +12,12 @@ from actframe.runs.plan import PlannedBatch
 from actframe.runs.run import BenchmarkRun
 from actframe.runs.sampling import Sample, take_sample
 from actframe.runs.settings import RunSettings
-from actframe.storage.store import QUEUE_BYTES
+from actframe.storage.spool import MEMORY_BYTES
 
 __all__ = ["MemoryEstimate", "RunEstimate", "estimate_run"]
 
 SAMPLED_ANSWERS = 4
 
-SPOOL_BYTES = 8 << 20
 """What a store gathers in memory of a shard in the making before it goes to disk."""
 
 SCRATCH_BYTES = 64 << 20
@@ -146,7 +145,7 @@ def _memory(model: LoadedModel, settings: RunSettings, sample: Sample, batches: 
         kept = max(kept, sum(sample.sizes.kept_bytes(length, longest) for length in lengths))
     sites = max(1, len(sample.records[0].activations))
     total = sum(sample.sizes.tensor_bytes(len(job.input_ids), longest) for each in batches for job in each.jobs)
-    store = min(total, QUEUE_BYTES) + min(total, SPOOL_BYTES) + min(total, settings.shard_bytes) // sites
+    store = 2 * min(total, MEMORY_BYTES) + min(total, settings.shard_bytes) // sites
     return MemoryEstimate(
         model=_model_bytes(model.model),
         batch=batch,

@@ -86,7 +86,7 @@ def check_writable(folder: Path) -> None:
 
 
 def sync(path: Path, *, leave_memory: bool = False) -> None:
-    """Wait until what a file holds is on disk; then, if so asked, have the system's memory given up that holds it too."""
+    """Wait until what a file holds is on disk; it may leave the system's memory then, if so asked."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -22,7 +22,7 @@ import numpy
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["LARGE_BYTES", "Writable", "blocks", "writing"]
+__all__ = ["BLOCK_BYTES", "LARGE_BYTES", "DirectWriter", "Writable", "blocks", "writing"]
 
 LARGE_BYTES = 32 << 20
 """Below this, the system's memory is the faster way."""
@@ -50,7 +50,7 @@ def writing(path: Path, nbytes: int) -> Iterator[Writable]:
             yield plain
     else:
         with FileIO(path, "w") as file:
-            writer = _DirectWriter(file)
+            writer = DirectWriter(file)
             yield writer
             writer.finish()
 
@@ -75,7 +75,7 @@ def blocks(path: Path) -> Iterator[memoryview]:
                 direct = _set_direct(file, False)
 
 
-class _DirectWriter:
+class DirectWriter:
     """Gathers what is written in memory that is aligned as disks want it, and writes that past the system's."""
 
     def __init__(self, file: FileIO) -> None:

@@ -1,9 +1,10 @@
-"""ShardMaker: records go in one by one, and a shard with its ledger lines comes out."""
+"""ShardDraft, into which records go one by one, and ShardMaker, which makes a shard with its ledger lines of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from actframe.storage.folders import Log, StoreFolder
 from actframe.storage.ledger_lines import encode_line, stored_line
 from actframe.storage.spool import Spool
 
-__all__ = ["Arrival", "ShardMaker", "arrive"]
+__all__ = ["Arrival", "ShardDraft", "ShardMaker", "arrive"]
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,79 @@ def _are_positions(values: Any) -> bool:
     return not values or (min(values) >= 0 and max(values) < 2**31)
 
 
+class ShardDraft:
+    """The records of a shard in the making. Their tensors are copied, and take no memory that grows.
+
+    Args:
+        folder: where its temporary file is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._spool = Spool(folder)
+        self._columns = ShardColumns()
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    @property
+    def size(self) -> int:
+        """How many bytes the records have."""
+        return self._spool.size
+
+    def accepts(self, arrival: Arrival) -> bool:
+        """Whether a record can be in the same shard as those before it."""
+        return self._columns.accepts(arrival.tensors)
+
+    def add(self, arrival: Arrival) -> None:
+        """Take one more record, whole or, whatever happens meanwhile, not at all.
+
+        Raises:
+            StorageError: the temporary file cannot be written.
+        """
+        line = torch.frombuffer(bytearray(arrival.line), dtype=torch.uint8)
+        with failing(f"cannot write a record to a temporary file in {self._folder}", after="; it was not taken"):
+            try:
+                placed = self._spool.place({**arrival.tensors, LINES: line})
+                self._columns.add(arrival.tensors, arrival.metadata)
+                self._spool.note(placed)
+            except BaseException:
+                self._columns.truncate(self._spool.records)
+                raise
+
+    def lines(self) -> Tensor:
+        """What the records say but for their activations, one line of JSON for each: uint8."""
+        return self._spool.column(LINES, torch.uint8, (self._spool.size_of(LINES),))
+
+    def bundle(self, about: Mapping[str, Any]) -> Bundle:
+        """The shard's bundle, whose columns are put together when they are written; `about` joins its metadata."""
+        index = self._columns.index()
+
+        def facts(name: str) -> tuple[torch.dtype, tuple[int, ...]]:
+            if name == LINES:
+                return torch.uint8, (self._spool.size_of(LINES),)
+            if name in index.tensors:
+                return index.tensors[name].dtype, tuple(index.tensors[name].shape)
+            return self._columns.facts(name)
+
+        def load(name: str) -> Tensor:
+            return index.tensors[name] if name in index.tensors else self._spool.column(name, *facts(name))
+
+        names = [*self._columns.sites, *index.tensors, LINES]
+        return Bundle(LazyTensors(names, load, facts=facts), json_safe({**index.metadata, **about}))
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self._spool.clear()
+        self._columns = ShardColumns()
+
+    def close(self) -> None:
+        """Give up what it holds."""
+        self._spool.close()
+
+
 class ShardMaker:
-    """The shard in the making of one writer, and those it has made.
+    """Makes the shards of one writer.
 
     Args:
         folder: of the store.
@@ -102,45 +174,27 @@ class ShardMaker:
         self._about = {} if run is None else {"run": run}
         self._made = 0
         self._workspace = folder.workspace()
-        self._spool = Spool(self._workspace)
-        self._columns = ShardColumns()
 
-    @property
-    def records(self) -> int:
-        """How many records the shard in the making has."""
-        return len(self._columns)
+    def draft(self) -> ShardDraft:
+        """An empty draft."""
+        return ShardDraft(self._workspace)
 
-    @property
-    def size(self) -> int:
-        """How many bytes they have."""
-        return self._spool.size
-
-    def accepts(self, arrival: Arrival) -> bool:
-        """Whether a record can be in the same shard as those before it."""
-        return self._columns.accepts(arrival.tensors)
-
-    def add(self, arrival: Arrival) -> None:
-        """Take one more record. After an error it is taken nevertheless."""
-        self._columns.add(arrival.tensors, arrival.metadata)
-        line = torch.frombuffer(bytearray(arrival.line), dtype=torch.uint8)
-        self._spool.add({**arrival.tensors, LINES: line})
-
-    def commit(self) -> int:
-        """Write the shard, then its ledger lines, each durably; returns how many bytes these are.
+    def commit(self, draft: ShardDraft) -> int:
+        """Write a shard, then its ledger lines, each durably; returns how many bytes these are.
 
         Raises:
-            StorageError: nothing was committed, and the records are kept for the next attempt.
+            StorageError: nothing was committed, and the draft is as it was.
         """
         name = f"{self._writer}-{self._made + 1:06d}{self._backend.suffix}"
         temporary = self._workspace / f".{name}"
-        what = f"cannot write {self.records} records to the shard {name} of {self._folder.location}"
+        what = f"cannot write {len(draft)} records to the shard {name} of {self._folder.location}"
         with failing(what, self._backend, "; they are kept, and flush() tries again"):
             try:
-                self._backend.write(temporary, self._bundle())
+                self._backend.write(temporary, draft.bundle(self._about))
                 shard_bytes = temporary.stat().st_size
                 stored = {
                     "shard": name,
-                    "records": self.records,
+                    "records": len(draft),
                     "bytes": shard_bytes,
                     "checksum": file_checksum(temporary),
                 }
@@ -148,18 +202,12 @@ class ShardMaker:
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
-            line_bytes = self._log_lines(stored)
+            line_bytes = self._log_lines(draft, stored)
         self._made += 1
-        self._spool.clear()
-        self._columns = ShardColumns()
         return shard_bytes + line_bytes
 
-    def close(self) -> None:
-        """Give up what was not committed."""
-        self._spool.close()
-
-    def _log_lines(self, stored: Mapping[str, Any]) -> int:
-        lines = self._lines().numpy().tobytes().splitlines()
+    def _log_lines(self, draft: ShardDraft, stored: Mapping[str, Any]) -> int:
+        lines = draft.lines().numpy().tobytes().splitlines()
         text = b"".join(stored_line(line, {**stored, "index": index}) for index, line in enumerate(lines))
         try:
             self._log.append(text)
@@ -168,23 +216,3 @@ class ShardMaker:
             self._folder.remove(f"shards/{stored['shard']}")
             raise
         return len(text)
-
-    def _lines(self) -> Tensor:
-        return self._spool.column(LINES, torch.uint8, (self._spool.size_of(LINES),))
-
-    def _bundle(self) -> Bundle:
-        """The shard's bundle, whose columns are put together when they are written."""
-        index = self._columns.index()
-
-        def facts(name: str) -> tuple[torch.dtype, tuple[int, ...]]:
-            if name == LINES:
-                return torch.uint8, (self._spool.size_of(LINES),)
-            if name in index.tensors:
-                return index.tensors[name].dtype, tuple(index.tensors[name].shape)
-            return self._columns.facts(name)
-
-        def load(name: str) -> Tensor:
-            return index.tensors[name] if name in index.tensors else self._spool.column(name, *facts(name))
-
-        names = [*self._columns.sites, *index.tensors, LINES]
-        return Bundle(LazyTensors(names, load, facts=facts), json_safe({**index.metadata, **self._about}))

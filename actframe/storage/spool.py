@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -13,94 +15,151 @@ from torch import Tensor
 from actframe.storage.positional import ByteArray
 from actframe.storage.raw import as_tensor, raw_bytes
 
-__all__ = ["Spool"]
+__all__ = ["MEMORY_BYTES", "Spool"]
+
+MEMORY_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Part:
+    """Pieces of some sites that lie together.
+
+    Attributes:
+        records: how many records have them.
+        pieces: by site: the bytes, in memory; or where they begin in the file, and how many they are.
+        stop: where they end, in memory or in the file.
+        total: the size of this part and of all before it.
+    """
+
+    records: int
+    pieces: Mapping[str, ByteArray | tuple[int, int]]
+    stop: int
+    total: int
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether it is not in the file yet."""
+        return any(isinstance(piece, numpy.ndarray) for piece in self.pieces.values())
 
 
 class Spool:
-    """Pieces of tensors by site, gathered in memory first and in a file from `memory_bytes` on.
+    """Pieces of tensors by site, copied to a file; small ones are gathered in a little memory first.
 
     The file has no name where the system can do that, so that nothing of it remains whatever happens. It is used
     again for the next shard: memory of the system that was written before is written several times faster.
 
+    A record is first placed and then noted. What is placed and not noted is not there, so being interrupted between
+    the two costs that record and no other.
+
     Args:
         folder: where the file is made.
-        memory_bytes: how much is gathered before it goes to the file.
+        memory_bytes: smaller records are gathered until they take so much.
     """
 
-    def __init__(self, folder: Path, memory_bytes: int = 8 << 20) -> None:
+    def __init__(self, folder: Path, memory_bytes: int = MEMORY_BYTES) -> None:
         self._folder = folder
         self._memory_bytes = memory_bytes
+        self._memory: ByteArray | None = None
         self._file: IO[bytes] | None = None
-        self._end = 0
-        self._pieces: dict[str, list[tuple[int, int]]] = {}
-        self._waiting: dict[str, list[Tensor]] = {}
-        self._waiting_bytes = 0
-        self.size = 0
+        # Those in memory stand at the end. Each change is one assignment or one append.
+        self._parts: list[Part] = []
 
-    def add(self, tensors: dict[str, Tensor]) -> None:
-        """Take one more piece for each of some sites.
+    @property
+    def records(self) -> int:
+        """How many records were noted."""
+        return sum(part.records for part in self._parts)
+
+    @property
+    def size(self) -> int:
+        """How many bytes they have."""
+        return self._parts[-1].total if self._parts else 0
+
+    def place(self, tensors: Mapping[str, Tensor]) -> Part:
+        """Copy one record's pieces, to be noted before another is placed.
 
         Raises:
-            OSError: the disk is full, say. Nothing is lost, and the next call tries again.
+            OSError: the disk is full, say. Nothing of the record is there, and what was before still is.
         """
-        for site, tensor in tensors.items():
-            self._waiting.setdefault(site, []).append(tensor)
-            self._waiting_bytes += tensor.nbytes
-            self.size += tensor.nbytes
-        if self._waiting_bytes >= self._memory_bytes:
-            self._write_down()
+        data = {site: raw_bytes(tensor) for site, tensor in tensors.items()}
+        size = sum(map(len, data.values()))
+        if size >= self._memory_bytes or self._end(in_memory=True) + size > self._memory_bytes:
+            self._empty_memory()
+        if size >= self._memory_bytes:
+            pieces, stop = self._write_down(data, self._end(in_memory=False))
+            return Part(1, pieces, stop, self.size + size)
+        if self._memory is None:
+            self._memory = numpy.empty(self._memory_bytes, numpy.uint8)
+        views, stop = {}, self._end(in_memory=True)
+        for site, content in data.items():
+            views[site] = self._memory[stop : stop + len(content)]
+            views[site][:] = content
+            stop += len(content)
+        return Part(1, views, stop, self.size + size)
+
+    def note(self, part: Part) -> None:
+        """Keep what was placed."""
+        self._parts.append(part)
 
     def column(self, site: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         """All pieces of one site as one tensor."""
         data = numpy.empty(torch.Size(shape).numel() * dtype.itemsize, numpy.uint8)
         done = 0
-        for start, count in self._pieces.get(site, ()):
-            assert self._file is not None
-            self._file.seek(start)
-            _read_into(self._file, data[done : done + count])
-            done += count
-        if waiting := self._waiting.get(site):
-            rest = joined(waiting)
-            data[done : done + len(rest)] = rest
+        for part in self._parts:
+            piece = part.pieces.get(site, ())
+            if isinstance(piece, numpy.ndarray):
+                data[done : done + len(piece)] = piece
+                done += len(piece)
+            elif piece:
+                start, count = piece
+                assert self._file is not None
+                self._file.seek(start)
+                _read_into(self._file, data[done : done + count])
+                done += count
+        if done != len(data):
+            raise OSError(f"the temporary file of a shard has {done} bytes of {site}, and {len(data)} were expected")
         return as_tensor(data, dtype, shape)
 
     def size_of(self, site: str) -> int:
         """How many bytes one site has."""
-        written = sum(count for _, count in self._pieces.get(site, ()))
-        return written + sum(tensor.nbytes for tensor in self._waiting.get(site, ()))
+        pieces = [part.pieces[site] for part in self._parts if site in part.pieces]
+        return sum(len(piece) if isinstance(piece, numpy.ndarray) else piece[1] for piece in pieces)
 
     def clear(self) -> None:
         """Forget everything, and begin anew."""
-        self._pieces, self._waiting = {}, {}
-        self._end = self._waiting_bytes = self.size = 0
+        self._parts = []
 
     def close(self) -> None:
-        """Forget everything, and give the file up."""
+        """Forget everything, and give file and memory up."""
         self.clear()
+        self._memory = None
         if self._file is not None:
             self._file.close()
             self._file = None
 
-    def _write_down(self) -> None:
+    def _end(self, *, in_memory: bool) -> int:
+        """Where the next part goes."""
+        return next((part.stop for part in reversed(self._parts) if part.in_memory == in_memory), 0)
+
+    def _empty_memory(self) -> None:
+        """Move what is in memory to the file, the pieces of each site together."""
+        written = [part for part in self._parts if not part.in_memory]
+        if waiting := self._parts[len(written) :]:
+            sites = dict.fromkeys(site for part in waiting for site in part.pieces)
+            data = {site: numpy.concatenate([p.pieces[site] for p in waiting if site in p.pieces]) for site in sites}
+            pieces, stop = self._write_down(data, self._end(in_memory=False))
+            self._parts = [*written, Part(sum(part.records for part in waiting), pieces, stop, self.size)]
+
+    def _write_down(self, data: Mapping[str, ByteArray], start: int) -> tuple[dict[str, tuple[int, int]], int]:
+        """Write bytes by site from a place in the file on; returns where they are, and where they end."""
         if self._file is None:
             self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0, prefix=".actframe-")  # noqa: SIM115
-        for site in list(self._waiting):
-            data = joined(self._waiting[site])
-            self._file.seek(self._end)
-            _write(self._file, data)
-            self._pieces.setdefault(site, []).append((self._end, len(data)))
-            self._end += len(data)
-            self._waiting_bytes -= len(data)
-            del self._waiting[site]
-
-
-def joined(tensors: list[Tensor]) -> ByteArray:
-    """The bytes of tensors of one dtype, one after the other: those of a single one as they lie in memory."""
-    if len(tensors) == 1:
-        return raw_bytes(tensors[0])
-    if len({tensor.shape[1:] for tensor in tensors}) > 1 or not tensors[0].ndim:
-        tensors = [tensor.reshape(-1) for tensor in tensors]
-    return raw_bytes(torch.cat(tensors))
+        self._file.seek(start)
+        pieces, stop = {}, start
+        for site, content in data.items():
+            _write(self._file, content)
+            pieces[site] = (stop, len(content))
+            stop += len(content)
+        return pieces, stop
 
 
 def _write(file: IO[bytes], data: ByteArray) -> None:

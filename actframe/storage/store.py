@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["ActivationStore"]
 
 SHARD_BYTES = 256 << 20
-QUEUE_BYTES = 128 << 20
 FLUSH_EVERY = timedelta(minutes=5)
 
 
@@ -58,7 +57,6 @@ class ActivationStore(StoreView):
         path: a folder, or a URL such as `s3://bucket/run` or `memory://run`.
         backend: the storage backend of new shards. Default: what the store was begun with; for a new one safetensors.
         shard_bytes: from how many bytes on a shard is written.
-        queue_bytes: how much may wait for the writer before `append` does.
         flush_every: a time (timedelta) or a number of records, after which what was appended is committed without a
             `flush`; each time ends a shard. None: only as shards fill.
         run: what defines the run whose records these are, JSON-safe: kept in `run.json` of a new store.
@@ -76,12 +74,11 @@ class ActivationStore(StoreView):
         backend: str | None = None,
         *,
         shard_bytes: int = SHARD_BYTES,
-        queue_bytes: int = QUEUE_BYTES,
         flush_every: FlushEvery = FLUSH_EVERY,
         run: Mapping[str, Any] | None = None,
         create: bool = True,
     ) -> None:
-        self._writing = WritingSettings(shard_bytes, queue_bytes, flush_every)
+        self._writing = WritingSettings(shard_bytes, flush_every)
         self._folder = store_folder(path)
         asked = backend_named(backend).name if backend is not None else None
         if create and not self._folder.sizes("ledger") and "run.json" not in self._folder.sizes(""):
@@ -112,13 +109,11 @@ class ActivationStore(StoreView):
                 self._writer = self._begin_writing()
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Hand over a record; it is written in the background. Waits while the queue is full.
-
-        The record's tensors must not be changed afterwards.
+        """Take a record: its tensors are copied, and written in the background. Waits while the disk is behind.
 
         Raises:
-            StorageError: it is no record, or the store is closed, or writing an earlier record failed: then this one
-                was not taken, earlier ones are kept, and the next call tries again to write them.
+            StorageError: it is no record, or the store is closed, or it cannot be copied, or writing an earlier record
+                failed: then this one was not taken, earlier ones are kept, and the next call tries again to write them.
         """
         arrival = arrive(record)
         self.begin()
@@ -176,7 +171,7 @@ class ActivationStore(StoreView):
             undo.callback(_end_log, self._folder, log, ledger)
             maker = ShardMaker(self._folder, backend_named(self._backend), name, log, self._identity.run)
             settings = self._writing
-            writer = BackgroundWriter(maker, settings.shard_bytes, settings.queue_bytes, settings.flush_every)
+            writer = BackgroundWriter(maker, settings.shard_bytes, settings.flush_every)
             undo.callback(writer.close)
             # Also when nobody closes the store: at the latest when Python ends.
             self._finalizer = weakref.finalize(self, undo.pop_all().close)
@@ -239,14 +234,11 @@ class WritingSettings:
     """How a store writes; the arguments of `ActivationStore`."""
 
     shard_bytes: int
-    queue_bytes: int
     flush_every: FlushEvery
 
     def __post_init__(self) -> None:
-        for name in ("shard_bytes", "queue_bytes"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise SettingsError(f"{name} is {value!r}; it must be a whole number of bytes, at least 1")
+        if type(self.shard_bytes) is not int or self.shard_bytes < 1:
+            raise SettingsError(f"shard_bytes is {self.shard_bytes!r}; it must be a whole number of bytes, at least 1")
         every = self.flush_every
         records, time = type(every) is int and every >= 1, isinstance(every, timedelta) and every > timedelta(0)
         if not (every is None or records or time):

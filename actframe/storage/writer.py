@@ -6,13 +6,11 @@ import contextlib
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
 from actframe.errors import StorageError
-from actframe.storage.shards import Arrival, ShardMaker
+from actframe.storage.shards import Arrival, ShardDraft, ShardMaker
 
 __all__ = ["BackgroundWriter", "FlushEvery", "StoreProgress"]
 
@@ -41,32 +39,35 @@ class StoreProgress:
 
 
 class BackgroundWriter:
-    """Puts records into shards, in a thread of its own.
+    """Makes shards of the records that it is handed, in a thread of its own.
+
+    A record is copied to the draft of a shard at once, so that what the caller made is the caller's again: memory that
+    another thread gave back while a model runs would be missing where the model looks for it, which costs more than
+    copying. The thread packs, compresses and writes the draft that is due, while the other draft takes the records.
+    When that is full too the caller waits.
 
     The thread has the lowest priority where the system knows such a thing for threads: beside a model that computes on
     the CPU it takes the time in which a core has nothing to do, and a thread that competed for a core would hold up
-    all of the model's own threads, which wait for each other. When the queue is full the caller waits, the cores are
-    free, and the writer catches up.
+    all of the model's own threads, which wait for each other. When the caller waits the cores are free.
 
     An error stops the thread until `put`, `flush` or `close` has raised it; then it tries again what failed.
 
     Args:
-        maker: makes the shards; belongs to the thread from now on.
+        maker: makes the shards.
         shard_bytes: from how many bytes on a shard is written.
-        queue_bytes: how many bytes may wait; one record may always.
         flush_every: bounds what a crash can cost.
     """
 
-    def __init__(self, maker: ShardMaker, shard_bytes: int, queue_bytes: int, flush_every: FlushEvery) -> None:
+    def __init__(self, maker: ShardMaker, shard_bytes: int, flush_every: FlushEvery) -> None:
         self._maker = maker
         self._shard_bytes = shard_bytes
-        self._queue_bytes = queue_bytes
         self._flush_records = flush_every if isinstance(flush_every, int) else None
         self._flush_seconds = flush_every.total_seconds() if isinstance(flush_every, timedelta) else None
-        self._queue: deque[Arrival] = deque()
         self._state = threading.Condition()
-        self._waiting_bytes = 0
-        self._put = self._committed = self._bytes_written = self._flush_up_to = 0
+        # Records go into the one; the other is empty, or on its way to the disk.
+        self._filling, self._due = maker.draft(), maker.draft()
+        self._room_wanted = False
+        self._committed = self._bytes_written = self._flush_up_to = 0
         self._began = self._oldest = 0.0
         self._error: BaseException | None = None
         self._closing = False
@@ -80,30 +81,31 @@ class BackgroundWriter:
         with self._state:
             seconds = time.monotonic() - self._began if self._began else 0.0
             return StoreProgress(
-                queued_records=self._put - self._committed,
-                queued_bytes=self._waiting_bytes + self._maker.size,
+                queued_records=self._uncommitted,
+                queued_bytes=self._filling.size + self._due.size,
                 committed_records=self._committed,
                 bytes_written=self._bytes_written,
                 bytes_per_second=self._bytes_written / seconds if seconds else 0.0,
             )
 
     def put(self, arrival: Arrival) -> None:
-        """Hand over one record; waits while the queue is full.
+        """Take one record; waits while there is no room.
 
         Raises:
-            StorageError: writing an earlier record failed; this one was not taken.
+            StorageError: it cannot be taken, or writing an earlier one failed; then this one was not taken.
         """
         self._check_process()
         with self._state:
-            self._state.wait_for(lambda: self._error is not None or self._has_room(arrival))
+            if not self._has_room(arrival):
+                self._room_wanted = True
+                self._state.notify_all()
+                self._state.wait_for(lambda: self._error is not None or self._has_room(arrival))
             self._raise_error()
+            self._filling.add(arrival)
             self._began = self._began or time.monotonic()
             self._oldest = self._oldest or time.monotonic()
-            self._queue.append(arrival)
-            self._waiting_bytes += arrival.nbytes
-            self._put += 1
-            if self._flush_records and self._put - self._committed >= self._flush_records:
-                self._flush_up_to = self._put
+            if self._flush_records and self._uncommitted >= self._flush_records:
+                self._flush_up_to = self._committed + self._uncommitted
             self._state.notify_all()
 
     def flush(self) -> None:
@@ -116,7 +118,7 @@ class BackgroundWriter:
         with self._state:
             # What failed is tried again; had it been for good, that will be said.
             self._error = None
-            wanted = self._flush_up_to = self._put
+            wanted = self._flush_up_to = self._committed + self._uncommitted
             self._state.notify_all()
             self._state.wait_for(lambda: self._error is not None or self._committed >= wanted)
             self._raise_error()
@@ -132,14 +134,20 @@ class BackgroundWriter:
         try:
             self.flush()
         except StorageError as error:
-            lost = self._put - self._committed
-            raise StorageError(f"{error}. {lost} records were appended and are not in the store") from error
+            raise StorageError(
+                f"{error}. {self._uncommitted} records were appended and are not in the store"
+            ) from error
         finally:
             with self._state:
                 self._closing = True
                 self._state.notify_all()
             self._thread.join()
-            self._maker.close()
+            self._filling.close()
+            self._due.close()
+
+    @property
+    def _uncommitted(self) -> int:
+        return len(self._due) + len(self._filling)
 
     def _check_process(self) -> None:
         """Threads do not follow into a forked process, and nobody would ever write what is put here."""
@@ -147,7 +155,7 @@ class BackgroundWriter:
             raise StorageError("this process was forked from the one that opened the store; open the store again in it")
 
     def _has_room(self, arrival: Arrival) -> bool:
-        return not self._queue or self._waiting_bytes + arrival.nbytes <= self._queue_bytes
+        return not len(self._filling) or (self._filling.size < self._shard_bytes and self._filling.accepts(arrival))
 
     def _raise_error(self) -> None:
         """Raise what went wrong in the thread, once, and let the thread go on."""
@@ -164,59 +172,44 @@ class BackgroundWriter:
     def _run(self) -> None:
         with contextlib.suppress(AttributeError, OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
-        while (task := self._next_task()) is not None:
+        while (draft := self._next_draft()) is not None:
             try:
-                task()
+                self._commit(draft)
             except BaseException as error:
                 with self._state:
                     self._error = error
                     self._state.notify_all()
 
-    def _next_task(self) -> Callable[[], None] | None:
-        """Wait for something to do; None when it is time to end."""
+    def _next_draft(self) -> ShardDraft | None:
+        """Wait for a draft that is due; None when it is time to end."""
         with self._state:
-            while True:
-                if self._closing:
-                    return None
+            while not self._closing:
                 if self._error is None:
-                    if self._is_due():
-                        return self._commit
-                    if self._queue:
-                        return self._take
-                self._state.wait(self._seconds_left())
+                    if not len(self._due) and self._is_due():
+                        self._filling, self._due = self._due, self._filling
+                        self._oldest, self._room_wanted = 0.0, False
+                        self._state.notify_all()
+                    if len(self._due):
+                        return self._due
+                self._state.wait(self._seconds_left() if self._error is None else None)
+            return None
 
     def _is_due(self) -> bool:
-        """Whether the shard in the making is to be written now."""
-        if not self._maker.records:
+        """Whether the draft that takes the records is to be written now."""
+        if not len(self._filling):
             return False
-        full = self._maker.size >= self._shard_bytes
-        stranger = bool(self._queue) and not self._maker.accepts(self._queue[0])
-        taken = self._committed + self._maker.records
-        # With a flush the queue is taken first, so that it becomes one shard.
-        asked = self._committed < self._flush_up_to <= taken
-        late = self._seconds_left() == 0
-        return full or stranger or asked or late
+        full = self._filling.size >= self._shard_bytes
+        return full or self._room_wanted or self._committed < self._flush_up_to or self._seconds_left() == 0
 
     def _seconds_left(self) -> float | None:
         if self._flush_seconds is None or not self._oldest:
             return None
         return max(0.0, self._oldest + self._flush_seconds - time.monotonic())
 
-    def _take(self) -> None:
+    def _commit(self, draft: ShardDraft) -> None:
+        size = self._maker.commit(draft)
         with self._state:
-            arrival = self._queue.popleft()
-        try:
-            self._maker.add(arrival)
-        finally:
-            with self._state:
-                self._waiting_bytes -= arrival.nbytes
-                self._state.notify_all()
-
-    def _commit(self) -> None:
-        records = self._maker.records
-        size = self._maker.commit()
-        with self._state:
-            self._committed += records
+            self._committed += len(draft)
             self._bytes_written += size
-            self._oldest = time.monotonic() if self._put > self._committed else 0.0
+            draft.clear()
             self._state.notify_all()
