@@ -1,4 +1,4 @@
-"""Records as Arrow tables, a row for each (pyarrow, the extra `parquet`): what Parquet files and data sets hold."""
+"""Records as Arrow tables, a row for each: what Parquet files and data sets hold. Their writers see to pyarrow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from actframe.errors import SelectionError, needs_extra
+from actframe.errors import SelectionError
 from actframe.storage.cut_views import CutView, Piece, SiteFacts
 from actframe.storage.kinds import JSON, Kind, as_json_text, kinds_of
 from actframe.storage.ledger_files import Array
@@ -39,13 +39,12 @@ class RecordTables:
         said, sites: the columns of each kind.
 
     Raises:
-        ActframeError: pyarrow is not installed.
         SelectionError: what records say has the name of a site.
     """
 
     def __init__(self, view: CutView) -> None:
-        with needs_extra("this export", "pyarrow", "parquet"):
-            import pyarrow
+        import pyarrow
+
         self._view = view
         self._one_row = view.is_one_row_each
         self._kinds = kinds_of(view.view.entries())

@@ -176,8 +176,8 @@ def _arriving_folder(path: Path, overwrite: bool) -> Iterator[Path]:
         try:
             # Of what came to be there meanwhile, only an empty folder is replaced.
             temporary.rename(path)
-        except OSError:
-            if before.exists():
+        except BaseException:
+            if before.exists() and not path.exists():
                 before.rename(path)
             raise
         sync_folder(path.parent)
