@@ -26,6 +26,12 @@ from actframe.testing import random_record
 
 RUN = {"model": {"name": "tiny", "dtype": "bfloat16"}, "benchmark": {"name": "sums", "questions": 12}, "num_trials": 1}
 
+SHOWN = {
+    *("location", "backend", "created", "run", "origin", "benchmarks", "models", "records", "shards", "writers"),
+    *("expected", "ended", "questions", "trials", "accuracy", "by_subject", "first", "last", "sites"),
+    *("shards_looked_at", "unreadable", "tensor_bytes", "ratio", "bytes_on_disk", "writing", "problems", "preview"),
+}
+
 
 def actframe(*arguments, columns=120):
     return CliRunner(env={"COLUMNS": str(columns)}).invoke(app, [str(argument) for argument in arguments])
@@ -283,6 +289,16 @@ def test_converting_a_damaged_store_says_what_to_do(store, tmp_path):
     assert "actframe repair" in result.stderr
 
 
+def test_stores_are_written_behind_a_url(store, tmp_path):
+    url = f"memory://{tmp_path.name}"
+    other = fill(tmp_path / "other", range(12, 15))
+    assert f"wrote the store {url}/new" in actframe("convert", store, f"{url}/new").stdout
+    assert actframe("merge", f"{url}/new", other, "--into", f"{url}/all").exit_code == 0
+    assert questions(f"{url}/all") == list(range(15))
+    done = parse(actframe("export", f"{url}/all", "--to", "npz", "--out", tmp_path / "x.npz", "--json"))
+    assert done["records"] == 15
+
+
 def test_merge_makes_one_store_of_several(tmp_path):
     parts = [fill(tmp_path / name, numbers) for name, numbers in (("a", range(5)), ("b", range(5, 12)))]
     result = actframe("merge", *parts, "--into", tmp_path / "all")
@@ -329,6 +345,7 @@ def test_show_says_of_a_run_what_its_results_say(tiny, tmp_path):
     stamps = [record.timestamp for record in ActivationStore(tmp_path / "run")]
     assert (shown["first"], shown["last"]) == (min(stamps), max(stamps))
     assert len(shown["preview"]) == 5
+    assert set(shown) == SHOWN
     text = squeeze(actframe("show", tmp_path / "run").stdout)
     low, high = (f"{bound:.1%}" for bound in (result.summary.low, result.summary.high))
     for words in [
@@ -589,6 +606,13 @@ def test_what_is_no_store_is_named_with_what_to_do(command, store, tmp_path, mon
         assert result.stderr.startswith("error: ")
         assert result.stderr.count("\n") == 1
         assert words in result.stderr
+
+
+def test_within_a_store_its_parts_are_told_from_it(store, monkeypatch):
+    monkeypatch.chdir(store / "ledger")
+    assert "error: . is a part of the store ..;" in actframe("show", ".").stderr
+    monkeypatch.chdir(store)
+    assert actframe("verify", ".").exit_code == 0
 
 
 @pytest.mark.parametrize("command", [["stats"], ["compare", "other"]])

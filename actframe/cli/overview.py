@@ -169,7 +169,8 @@ def _origin(origin: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
         yield "converted from", f"{made.get('from')}: {', '.join(changes)}"
     parts = (origin or {}).get("merged")
     if isinstance(parts, list):
-        shown = [f"{part.get('from') or 'unknown'} ({part.get('records', '?')})" for part in parts[:_MOST_ROWS]]
+        known = [part for part in parts[:_MOST_ROWS] if isinstance(part, Mapping)]
+        shown = [f"{part.get('from') or 'unknown'} ({part.get('records', '?')})" for part in known]
         yield "merged from", ", ".join(shown) + (", ..." if len(parts) > _MOST_ROWS else "")
 
 

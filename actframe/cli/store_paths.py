@@ -74,7 +74,7 @@ def no_store_here(path: str) -> StorageError:
     if "://" not in path and not os.listdir(path):
         return StorageError(f"{path} is an empty folder, and no store")
     listed = f"`actframe ls {shlex.quote(path)}` lists the stores below it"
-    return StorageError(f"{path} is a folder, and no store; {listed}")
+    return StorageError(f"{path} is {'' if '://' in path else 'a folder, and '}no store; {listed}")
 
 
 def no_record_here(path: Path, command: str) -> StorageError:
@@ -99,14 +99,15 @@ def _store_above(path: str) -> str | None:
     from actframe.storage.folders import store_folder
     from actframe.storage.identity import IDENTITY
 
-    above = path.rstrip("/")
+    is_url = "://" in path
+    above = path.rstrip("/") if is_url else os.path.abspath(path)
     for _ in range(2):
         above, _, name = above.rpartition("/")
         if not above or not name or above.endswith("/"):
             return None
         with contextlib.suppress(StorageError):
             if IDENTITY in store_folder(above).sizes(""):
-                return above
+                return above if is_url or os.path.isabs(path) else os.path.relpath(above)
     return None
 
 

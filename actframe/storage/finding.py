@@ -114,7 +114,7 @@ def _look(folder: StoreFolder, below: list[str]) -> FoundStore | None:
         models=models,
         benchmarks=benchmarks,
         records=records,
-        expected=expected_records(identity.run),
+        expected=None if identity.origin else expected_records(identity.run),
         bytes=sum(ledgers.values()) + sum(folder.sizes("shards").values()),
         last_write=_last_write(folder, [f"ledger/{name}" for name in ledgers] or [IDENTITY]),
         writing=any(folder.has_writer(f"ledger/{name}") for name in ledgers),
