@@ -15,11 +15,14 @@ import pandas
 import pyarrow
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from pyarrow import parquet
 
 from actframe import ActframeError, ActivationStore, SelectionError, SiteError, StorageError, UnknownNameError
 from actframe.storage import arrow_tables, cut_views, hf_folders
 from actframe.storage.exporting import FORMATS, export_store
+from actframe.storage.kinds import JSON, as_json_text, kinds_of
 from actframe.testing import random_record
 
 SITES = ["embeddings", "layer_0", "layer_1"]
@@ -337,6 +340,25 @@ def test_columns_have_the_types_of_what_they_hold(tmp_path):
     back = datasets.load_from_disk(tmp_path / "hf")
     assert back["scores"][:] == said["scores"]
     assert back["prompt"][:] == ["é\n"] * 3
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2)
+)
+
+
+@given(st.lists(VALUES, min_size=1, max_size=4))
+def test_a_column_of_whatever_records_say_gives_it_back(values):
+    kind = kinds_of({"key": value} for value in values)["key"]
+    texts = list(map(as_json_text, values)) if kind is JSON else values
+    column = pyarrow.array(texts, arrow_tables.arrow_type(kind))
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.table({"key": column}), sink)
+    found = parquet.read_table(sink.getvalue()).column("key").to_pylist()
+    if kind is JSON:
+        found = [None if text is None else json.loads(text) for text in found]
+    assert found == values
 
 
 def test_npz_has_an_array_of_what_every_record_says(store, tmp_path):
