@@ -26,6 +26,8 @@ from actframe.testing import random_record
 
 RUN = {"model": {"name": "tiny", "dtype": "bfloat16"}, "benchmark": {"name": "sums", "questions": 12}, "num_trials": 1}
 
+ODD_KEYS = ("question_id", "trial", "model", "subject", "correct", "chance", "timestamp", "prompt")
+ODD_GRADES = (["a"], {"b": [1]}, 3.5, "x" * 3000, None)
 SHOWN = {
     *("location", "backend", "created", "run", "origin", "benchmarks", "models", "records", "shards", "writers"),
     *("expected", "ended", "questions", "trials", "accuracy", "by_subject", "first", "last", "sites"),
@@ -512,6 +514,21 @@ def test_what_defines_a_run_may_be_anything(tmp_path, run):
     for command in ("show", "ls"):
         assert actframe(command, path).exit_code == 0
         parse(actframe(command, path, "--json"))
+
+
+@pytest.mark.parametrize("odd", [["a"], {"b": [1]}, 3.5, "x" * 3000, None, True])
+@pytest.mark.parametrize(
+    "key", ["question_id", "trial", "model", "subject", "correct", "chance", "timestamp", "prompt"]
+)
+def test_records_may_say_anything(tmp_path, key, odd):
+    with ActivationStore(tmp_path / "odd") as store:
+        store.append(random_record(0))
+        store.append(random_record(1, **{key: odd}))
+    found = parse(actframe("show", tmp_path / "odd", "--json"))
+    assert found["records"] == 2
+    assert sum(each["answers"] for each in found["accuracy"].values()) == 2 - (key == "correct" and odd in ODD_GRADES)
+    for command in ("show", "ls", "verify"):
+        assert actframe(command, tmp_path / "odd").exit_code == 0
 
 
 # ls

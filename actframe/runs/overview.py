@@ -175,15 +175,16 @@ class _Answers:
         parts = (self._columns.get(key, lacking) for key in ("question_id", "trial", "model", *GRADES))
         for number, (question, trial, model, *grades) in enumerate(zip(*parts, strict=True)):
             run = self._runs[self._ledger.shard_numbers[number]]
-            said = {key: value for key, value in zip(GRADES, grades, strict=True) if value is not MISSING}
-            if not isinstance(said.get("correct"), bool | int | float):
+            said = dict(zip(GRADES, grades, strict=True))
+            if not (isinstance(said["correct"], int | float) and 0 <= said["correct"] <= 1):
                 continue
-            named = isinstance(question, str | int | float)
-            key = (run, question, trial, model) if named and trial is not MISSING else number
+            parts_said = (question, trial, model)
+            named = question is not MISSING and not any(isinstance(each, list | dict) for each in parts_said)
+            key = (run, *parts_said) if named and trial is not MISSING else number
             if key not in seen:
                 seen.add(key)
-                said["question_id"] = question if named else number
-                groups.setdefault((run, str(model) if isinstance(model, str) else ""), []).append(said)
+                group = groups.setdefault((run, model if isinstance(model, str) else ""), [])
+                group.append({**_graded(said), "question_id": question if named else number})
         return {label: groups[key] for label, key in zip(self._labels(list(groups)), groups, strict=True)}
 
     def _labels(self, groups: list[tuple[int, str]]) -> Iterator[str]:
@@ -194,6 +195,18 @@ class _Answers:
             names.append(", ".join([model or "all", *benchmarks]))
         for (run, _), name in zip(groups, names, strict=True):
             yield f"{name}, run {run}" if names.count(name) > 1 else name
+
+
+def _graded(said: dict[str, Any]) -> dict[str, Any]:
+    """What statistics need of an answer, of the kinds that they expect: records may say anything."""
+    subject, chance = said["subject"], said["chance"]
+    return {
+        "correct": said["correct"],
+        "subject": None if subject is MISSING or subject is None else str(subject),
+        "unparsed": said["unparsed"] not in (MISSING, None, False),
+        "truncated": said["truncated"] not in (MISSING, None, False),
+        "chance": chance if isinstance(chance, int | float) else None,
+    }
 
 
 @contextlib.contextmanager

@@ -38,6 +38,8 @@ class RecordKeys:
         # What is neither text nor a number names no question.
         if any(value is MISSING or isinstance(value, list | dict) for value in (question_id, trial)):
             return None
+        if isinstance(model, list | dict):
+            model = str(model)
         return self._runs.get(writer_of(shard), 0), question_id, trial, model
 
     def of_record(self, shard: str, said: Mapping[str, Any]) -> Key | None:
