@@ -1,6 +1,6 @@
 import pytest
 
-from actframe.cli.progress import RunBar
+from actframe.cli.progress import ByteBar, RunBar
 from actframe.runs.layout import Written
 from actframe.runs.progress import RunProgress
 
@@ -48,3 +48,31 @@ def test_the_bar_ends_when_the_run_raises(capsys):
     with pytest.raises(RuntimeError, match="gone"), RunBar("answering"):
         raise RuntimeError("gone")
     assert "answering" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_bar_of_bytes_has_all_its_figures_in_the_width_of_a_terminal(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with ByteBar("verifying") as bar:
+        bar(60_000_000_000, 120_000_000_000)
+        bar(120_000_000_000, 120_000_000_000)
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert printed.out == ""
+    assert len(line.rstrip()) <= columns
+    for figure in ("verifying", "120.0/120.0 GB", "/s", "0:00:00"):
+        assert figure in line
+    assert bar.done == 120_000_000_000
+
+
+def test_the_bar_of_bytes_says_nothing_of_nothing(capsys):
+    with ByteBar("verifying"):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+def test_the_bar_of_bytes_stays_where_the_work_ended(capsys):
+    with pytest.raises(RuntimeError, match="gone"), ByteBar("converting") as bar:
+        bar(1000, 4000)
+        raise RuntimeError("gone")
+    assert "1.0/4.0 kB" in capsys.readouterr().err

@@ -23,7 +23,7 @@ PositionsOption = Annotated[
     typer.Option(
         "--positions",
         metavar="POSITIONS",
-        help="Of a store, only these: all, prompt, response, last_prompt, last, a slice '1:5', or numbers '0,3'.",
+        help="Of a store, only these rows: all, prompt, response, last_prompt, last, a slice '1:5', or '0,3'.",
     ),
 ]
 DtypeOption = Annotated[
@@ -64,7 +64,7 @@ def convert(  # noqa: PLR0913 - typer reads the options from the signature
 ) -> None:
     """Write a file or a store again: in another format, with fewer sites; stores also with fewer positions, or cast.
 
-    What is kept is kept bit for bit, unless it is cast. A store is written shard by shard, and stays as it is;
+    What is kept is kept bit for bit, unless it is cast. A store stays as it is, and is written shard by shard:
     when that is interrupted, the same command again goes on where it ended.
     """
     if is_folder(source):

@@ -50,7 +50,10 @@ def export(  # noqa: PLR0913 - typer reads the options from the signature
     out: Annotated[
         str | None,
         typer.Option(
-            "--out", metavar="TARGET", help="What to write.", show_default="the store's name, in the current folder"
+            "--out",
+            metavar="TARGET",
+            help="A new file; for hf a new folder.",
+            show_default="the store's name, in the current folder",
         ),
     ] = None,
     sites: SitesOption = None,
