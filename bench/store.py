@@ -1,10 +1,12 @@
 """What a store costs and gives, as ratios of interleaved runs.
 
-    python bench/store.py [--rounds 5] [--gigabytes 1] [--lines 200000]
+    python bench/store.py [--only PART ...] [--rounds 5] [--batches 8] [--gigabytes 1] [--lines 200000]
 
 Recording into a store beside the plain forward pass; `stack` beside numpy reading the same bytes from a flat file;
-small records beside one pickle for each; and how long a ledger of so many lines takes to open and to search. With
-`--gigabytes 5 --lines 1000000` these are the long ones. Medians and spreads are printed; nothing is asserted.
+small and large records beside one pickle for each; and how long a ledger of so many lines takes to open and to search.
+With `--batches 24 --gigabytes 5 --lines 1000000` these are the long ones. Medians and spreads are printed; nothing is
+asserted. What `recording` measures is a run from its first batch to the end of `close`; the first shards cost more than
+those that come after them, because their temporary files are new.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,38 +27,52 @@ from recording import interleave, report
 from rich.console import Console
 from rich.table import Table
 
-from actframe import ActivationRecorder, ActivationStore
+from actframe import ActivationRecord, ActivationRecorder, ActivationStore
 from actframe.runs.models import load_model
 from actframe.storage.ledger_lines import encode_line, stored_line
 from actframe.testing import random_record
 
+PARTS = ("ledger", "small", "large", "stack", "recording")
 SITES = [f"layer_{number}" for number in range(31)]
-BATCHES = 4
 
 
-def recording(folder: Path) -> dict[str, Callable[[], Any]]:
+class Discard:
+    """A sink that keeps nothing."""
+
+    def append(self, record: Any) -> None:
+        """Forget it."""
+
+
+def recording(folder: Path, batches: int) -> dict[str, Callable[[], Any]]:
     """Forward passes of 8 x 256 tokens, recorded into a store and not."""
     model = load_model("smollm2", device="cpu", dtype="bfloat16").model
     ids = torch.randint(0, 40_000, (8, 256), generator=torch.Generator().manual_seed(0))
 
     def plain() -> None:
         with torch.no_grad():
-            for _ in range(BATCHES):
+            for _ in range(batches):
                 model(ids, use_cache=False)
 
     def into(backend: str) -> Callable[[], None]:
         def variant() -> None:
             shutil.rmtree(folder / backend, ignore_errors=True)
             with torch.no_grad(), ActivationStore(folder / backend, backend) as store:
-                for _ in range(BATCHES):
+                for _ in range(batches):
                     with ActivationRecorder(model, into=store):
                         model(ids, use_cache=False)
 
         return variant
 
+    def discarding() -> None:
+        with torch.no_grad():
+            for _ in range(batches):
+                with ActivationRecorder(model, into=Discard()):
+                    model(ids, use_cache=False)
+
     return {
         "plain": plain,
         "plain again": plain,
+        "recorded, not kept": discarding,
         "into a store": into("safetensors"),
         "into a zstd store": into("zstd"),
     }
@@ -83,20 +99,22 @@ def stacking(folder: Path, gigabytes: float) -> dict[str, Callable[[], Any]]:
     }
 
 
-def small_records(folder: Path, count: int = 2000) -> tuple[dict[str, Callable[[], Any]], dict[str, Callable[[], Any]]]:
-    """Writing records of one position in all layers, and reading one site of all of them."""
-    records = [dict(random_record(number, 1, sites=SITES, d_model=576)) for number in range(count)]
+def beside_pickles(
+    folder: Path, records: Sequence[ActivationRecord]
+) -> tuple[dict[str, Callable[[], Any]], dict[str, Callable[[], Any]]]:
+    """Writing records, and reading one site of all of them."""
+    plain = [dict(record) for record in records]
 
     def pickles() -> None:
         shutil.rmtree(folder / "pickles", ignore_errors=True)
         (folder / "pickles").mkdir()
-        for number, record in enumerate(records):
+        for number, record in enumerate(plain):
             with open(folder / "pickles" / f"{number:06d}.pkl", "wb") as file:
                 pickle.dump(record, file)
 
     def store() -> None:
-        shutil.rmtree(folder / "small", ignore_errors=True)
-        with ActivationStore(folder / "small") as opened:
+        shutil.rmtree(folder / "store", ignore_errors=True)
+        with ActivationStore(folder / "store") as opened:
             for record in records:
                 opened.append(record)
 
@@ -108,9 +126,14 @@ def small_records(folder: Path, count: int = 2000) -> tuple[dict[str, Callable[[
         return torch.stack(rows)
 
     def read_store() -> torch.Tensor:
-        return ActivationStore(folder / "small").stack("layer_12", positions="last")
+        return ActivationStore(folder / "store").stack("layer_12", positions="last")
 
     return {"a pickle each": pickles, "a store": store}, {"a pickle each": read_pickles, "a store": read_store}
+
+
+def records_of(count: int, length: int) -> list[ActivationRecord]:
+    """Records of all layers of a small model."""
+    return [random_record(number, length, sites=SITES, d_model=576) for number in range(count)]
 
 
 def ledger(folder: Path, lines: int, console: Console) -> None:
@@ -140,23 +163,32 @@ def ledger(folder: Path, lines: int, console: Console) -> None:
 def main() -> None:
     """Measure, and print what came out."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batches", type=int, default=8)
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--lines", type=int, default=200_000)
     arguments = parser.parse_args()
-    table = Table(title=f"Stores, {arguments.rounds} interleaved rounds", title_justify="left")
+    rounds = arguments.rounds
+    table = Table(title=f"Stores, {rounds} interleaved rounds", title_justify="left")
     for heading in ("what", "variant", "seconds", "ratio", "spread"):
         table.add_column(heading, justify="left" if heading in ("what", "variant") else "right")
     console = Console()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        ledger(folder, arguments.lines, console)
-        write, read = small_records(folder)
-        report(table, "write 35 kB records", interleave(write, arguments.rounds), "a pickle each")
-        report(table, "read a site of them", interleave(read, arguments.rounds), "a pickle each")
-        stacked = interleave(stacking(folder, arguments.gigabytes), arguments.rounds)
-        report(table, f"stack, {arguments.gigabytes:g} GB", stacked, "numpy, a flat file")
-        report(table, f"{BATCHES} forwards", interleave(recording(folder), arguments.rounds), "plain")
+        if "ledger" in arguments.only:
+            ledger(folder, arguments.lines, console)
+        for part, what, count, length in (("small", "35 kB records", 2000, 1), ("large", "18 MB records", 40, 512)):
+            if part in arguments.only:
+                write, read = beside_pickles(folder, records_of(count, length))
+                report(table, f"write {count} {what}", interleave(write, rounds), "a pickle each")
+                report(table, "read a site of them", interleave(read, rounds), "a pickle each")
+        if "stack" in arguments.only:
+            stacked = interleave(stacking(folder, arguments.gigabytes), rounds)
+            report(table, f"stack, {arguments.gigabytes:g} GB", stacked, "numpy, a flat file")
+        if "recording" in arguments.only:
+            recorded = interleave(recording(folder, arguments.batches), rounds)
+            report(table, f"{arguments.batches} forwards", recorded, "plain")
     console.print(table)
 
 

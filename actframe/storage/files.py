@@ -189,6 +189,8 @@ def plain_tensor(name: Any, tensor: Any) -> torch.Tensor:
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
         kind = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else tensor.layout
         raise StorageError(f"{name!r} is a {kind} tensor; only plain dense tensors can be saved")
+    if type(tensor) is torch.Tensor and tensor.is_cpu and not tensor.requires_grad:
+        return tensor
     return tensor.detach().cpu()
 
 

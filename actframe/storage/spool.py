@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -39,7 +40,7 @@ class Part:
     @property
     def in_memory(self) -> bool:
         """Whether it is not in the file yet."""
-        return any(isinstance(piece, numpy.ndarray) for piece in self.pieces.values())
+        return isinstance(next(iter(self.pieces.values()), None), numpy.ndarray)
 
 
 class Spool:
@@ -80,20 +81,23 @@ class Spool:
         Raises:
             OSError: the disk is full, say. Nothing of the record is there, and what was before still is.
         """
-        data = {site: raw_bytes(tensor) for site, tensor in tensors.items()}
-        size = sum(map(len, data.values()))
+        size = sum(tensor.nbytes for tensor in tensors.values())
         if size >= self._memory_bytes or self._end(in_memory=True) + size > self._memory_bytes:
             self._empty_memory()
         if size >= self._memory_bytes:
+            data = {site: raw_bytes(tensor) for site, tensor in tensors.items()}
             pieces, stop = self._write_down(data, self._end(in_memory=False))
             return Part(1, pieces, stop, self.size + size)
         if self._memory is None:
             self._memory = numpy.empty(self._memory_bytes, numpy.uint8)
         views, stop = {}, self._end(in_memory=True)
-        for site, content in data.items():
-            views[site] = self._memory[stop : stop + len(content)]
-            views[site][:] = content
-            stop += len(content)
+        start = stop
+        for data in _joined(tensors.values()):
+            self._memory[start : start + len(data)] = data
+            start += len(data)
+        for site, tensor in tensors.items():
+            views[site] = self._memory[stop : stop + tensor.nbytes]
+            stop += tensor.nbytes
         return Part(1, views, stop, self.size + size)
 
     def note(self, part: Part) -> None:
@@ -138,7 +142,9 @@ class Spool:
 
     def _end(self, *, in_memory: bool) -> int:
         """Where the next part goes."""
-        return next((part.stop for part in reversed(self._parts) if part.in_memory == in_memory), 0)
+        if in_memory:
+            return self._parts[-1].stop if self._parts and self._parts[-1].in_memory else 0
+        return next((part.stop for part in reversed(self._parts) if not part.in_memory), 0)
 
     def _empty_memory(self) -> None:
         """Move what is in memory to the file, the pieces of each site together."""
@@ -160,6 +166,15 @@ class Spool:
             pieces[site] = (stop, len(content))
             stop += len(content)
         return pieces, stop
+
+
+def _joined(tensors: Iterable[Tensor]) -> Iterator[ByteArray]:
+    """The bytes of tensors one after the other; those that are alike at once, for one call each would cost more."""
+    for _, alike in itertools.groupby(tensors, lambda tensor: (tensor.dtype, tensor.shape[1:], tensor.ndim)):
+        first, *others = alike
+        yield raw_bytes(torch.cat([first, *others]) if others and first.ndim else first)
+        if not first.ndim:
+            yield from map(raw_bytes, others)
 
 
 def _write(file: IO[bytes], data: ByteArray) -> None:
