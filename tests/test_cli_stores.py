@@ -610,7 +610,7 @@ def test_what_is_no_store_is_named_with_what_to_do(command, store, tmp_path, mon
         "empty": "empty is an empty folder",
         "more": "`actframe ls more` lists the stores",
         "run/shards": "is a part of the store run",
-        "rum": "did you mean 'run'?",
+        "rum": "there is no store at rum: nothing is there (did you mean 'run'?)",
     }
     if command != "show":
         save_activations(random_record(1), tmp_path / "one.safetensors")

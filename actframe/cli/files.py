@@ -34,7 +34,8 @@ def show(
 
     Of a store also the run, the accuracy with its interval, and whether it is complete or being written.
     """
-    if is_folder(path):
+    # What is not there was meant as a file if it is named like one.
+    if is_folder(path) or not (Path(path).exists() or Path(path).suffix):
         show_store(path, as_json)
     else:
         _show_file(Path(path), as_json)
