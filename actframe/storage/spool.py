@@ -92,9 +92,9 @@ class Spool:
             self._memory = numpy.empty(self._memory_bytes, numpy.uint8)
         views, stop = {}, self._end(in_memory=True)
         start = stop
-        for data in _joined(tensors.values()):
-            self._memory[start : start + len(data)] = data
-            start += len(data)
+        for content in _joined(tensors.values()):
+            self._memory[start : start + len(content)] = content
+            start += len(content)
         for site, tensor in tensors.items():
             views[site] = self._memory[stop : stop + tensor.nbytes]
             stop += tensor.nbytes
