@@ -172,19 +172,19 @@ class _Answers:
         groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
         seen = set()
         lacking = [MISSING] * len(correct)
+        runs = (self._runs[shard] for shard in self._ledger.shard_numbers.tolist())
         parts = (self._columns.get(key, lacking) for key in ("question_id", "trial", "model", *GRADES))
-        for number, (question, trial, model, *grades) in enumerate(zip(*parts, strict=True)):
-            run = self._runs[self._ledger.shard_numbers[number]]
-            said = dict(zip(GRADES, grades, strict=True))
-            if not (isinstance(said["correct"], int | float) and 0 <= said["correct"] <= 1):
+        for number, (run, question, trial, model, *grades) in enumerate(zip(runs, *parts, strict=True)):
+            if (said := _graded(*grades)) is None:
                 continue
-            parts_said = (question, trial, model)
-            named = question is not MISSING and not any(isinstance(each, list | dict) for each in parts_said)
-            key = (run, *parts_said) if named and trial is not MISSING else number
+            named = question is not MISSING and not isinstance(question, list | dict)
+            kept = model if isinstance(model, str) else ""
+            of_a_trial = named and trial is not MISSING and not isinstance(trial, list | dict)
+            key = (run, question, trial, kept) if of_a_trial else number
             if key not in seen:
                 seen.add(key)
-                group = groups.setdefault((run, model if isinstance(model, str) else ""), [])
-                group.append({**_graded(said), "question_id": question if named else number})
+                said["question_id"] = question if named else number
+                groups.setdefault((run, kept), []).append(said)
         return {label: groups[key] for label, key in zip(self._labels(list(groups)), groups, strict=True)}
 
     def _labels(self, groups: list[tuple[int, str]]) -> Iterator[str]:
@@ -197,14 +197,18 @@ class _Answers:
             yield f"{name}, run {run}" if names.count(name) > 1 else name
 
 
-def _graded(said: dict[str, Any]) -> dict[str, Any]:
-    """What statistics need of an answer, of the kinds that they expect: records may say anything."""
-    subject, chance = said["subject"], said["chance"]
+def _graded(subject: Any, correct: Any, unparsed: Any, truncated: Any, chance: Any) -> dict[str, Any] | None:
+    """What statistics need of an answer, of the kinds that they expect: records may say anything.
+
+    None for one that was not judged.
+    """
+    if not (isinstance(correct, int | float) and 0 <= correct <= 1):
+        return None
     return {
-        "correct": said["correct"],
+        "correct": correct,
         "subject": None if subject is MISSING or subject is None else str(subject),
-        "unparsed": said["unparsed"] not in (MISSING, None, False),
-        "truncated": said["truncated"] not in (MISSING, None, False),
+        "unparsed": unparsed is not MISSING and bool(unparsed),
+        "truncated": truncated is not MISSING and bool(truncated),
         "chance": chance if isinstance(chance, int | float) else None,
     }
 
