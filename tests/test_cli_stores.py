@@ -171,7 +171,7 @@ def test_repair_fails_where_something_is_left(store):
 
 def test_after_repair_the_same_run_fills_exactly_the_gap(tiny, tmp_path):
     def execute():
-        chosen = settings(capture=CaptureSettings(), flush_every=1)
+        chosen = settings(capture=CaptureSettings(), shard_bytes=1)
         return BenchmarkRun(tiny, Toy(), tmp_path / "run", chosen).execute()
 
     execute()
