@@ -32,8 +32,13 @@ class StorageBackend(Extension, ABC):
     """How file names end, with the dot. The longest suffix that matches a path wins."""
 
     @abstractmethod
-    def write(self, path: Path, bundle: Bundle) -> None:
-        """Write `bundle` to `path`, which is new or empty. Tensors are on CPU; they must not be changed."""
+    def write(self, path: Path, bundle: Bundle) -> str | None:
+        """Write `bundle` to `path`, which is new or empty. Tensors are on CPU; they must not be changed.
+
+        Returns:
+            The checksum of the file as `actframe.storage.checksums.Checked` gives it, or None: then a store reads the
+            file once more to know it.
+        """
 
     @abstractmethod
     def read(self, path: Path, names: Collection[str] | None = None) -> Bundle:

@@ -6,10 +6,36 @@ from pathlib import Path
 
 import xxhash
 
-from actframe.storage.direct import blocks
+from actframe.records.bundle import Bundle
+from actframe.storage.base import StorageBackend
+from actframe.storage.direct import Writable, blocks
 from actframe.storage.store_folder import storage_errors
 
-__all__ = ["file_checksum"]
+__all__ = ["Checked", "file_checksum", "write_checked"]
+
+_METHOD = "xxh3_128:"
+
+
+class Checked:
+    """Writes to a file, and knows the checksum of what it wrote: what a backend returns, and nobody has to read again.
+
+    Args:
+        file: nothing else may write to it.
+    """
+
+    def __init__(self, file: Writable) -> None:
+        self._file = file
+        self._digest = xxhash.xxh3_128()
+
+    def write(self, content: bytes | memoryview, /) -> None:
+        """Write all of it."""
+        self._file.write(content)
+        self._digest.update(content)
+
+    @property
+    def checksum(self) -> str:
+        """As `file_checksum` will give it."""
+        return _METHOD + self._digest.hexdigest()
 
 
 def file_checksum(path: Path) -> str:
@@ -25,4 +51,10 @@ def file_checksum(path: Path) -> str:
     with storage_errors(f"cannot read {path}"):
         for block in blocks(path):
             digest.update(block)
-    return f"xxh3_128:{digest.hexdigest()}"
+    return _METHOD + digest.hexdigest()
+
+
+def write_checked(backend: StorageBackend, path: Path, bundle: Bundle) -> str:
+    """Write a bundle, and know the checksum of the file."""
+    told = backend.write(path, bundle)
+    return told if isinstance(told, str) and told.startswith(_METHOD) else file_checksum(path)

@@ -89,7 +89,7 @@ def _copy(store: ActivationStore, name: str, target: TargetStore) -> bool:
             if file_checksum(temporary) != facts.checksum:
                 raise FormatError(f"it is damaged; `actframe repair {store.location}` moves it aside, then go on")
             lines = zip(committed, map(encode_line, ledger.entries(records)), strict=True)
-            target.add(temporary, name, dict(lines), facts.records)
+            target.add(temporary, name, dict(lines), facts.records, facts.checksum)
         finally:
             temporary.unlink(missing_ok=True)
     return True

@@ -15,7 +15,7 @@ from actframe.errors import FormatError
 from actframe.records.shard import Shard
 from actframe.storage.backends import backend_named
 from actframe.storage.base import StorageBackend
-from actframe.storage.checksums import file_checksum
+from actframe.storage.checksums import file_checksum, write_checked
 from actframe.storage.cutting import Cut, CutShard, warn_of_overflows
 from actframe.storage.failures import failing
 from actframe.storage.files import read_bundle
@@ -156,8 +156,8 @@ class _Rewriter:
         with failing(f"cannot write the shard {new_name} of {target.folder.location}", self._backend):
             try:
                 bundle, lines = cut.bundle(run)
-                self._backend.write(temporary, bundle)
-                target.add(temporary, new_name, dict(enumerate(lines)), len(lines))
+                checksum = write_checked(self._backend, temporary, bundle)
+                target.add(temporary, new_name, dict(enumerate(lines)), len(lines), checksum)
             finally:
                 temporary.unlink(missing_ok=True)
         self._written += 1

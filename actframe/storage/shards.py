@@ -15,7 +15,7 @@ from actframe.records.bundle import Bundle, LazyTensors
 from actframe.records.columns import LINES, ShardColumns, is_column
 from actframe.records.packing import json_safe, pack
 from actframe.storage.base import StorageBackend
-from actframe.storage.checksums import file_checksum
+from actframe.storage.checksums import write_checked
 from actframe.storage.failures import failing
 from actframe.storage.files import plain_tensor
 from actframe.storage.folders import Log, StoreFolder
@@ -190,13 +190,13 @@ class ShardMaker:
         what = f"cannot write {len(draft)} records to the shard {name} of {self._folder.location}"
         with failing(what, self._backend, "; they are kept, and flush() tries again"):
             try:
-                self._backend.write(temporary, draft.bundle(self._about))
+                checksum = write_checked(self._backend, temporary, draft.bundle(self._about))
                 shard_bytes = temporary.stat().st_size
                 stored = {
                     "shard": name,
                     "records": len(draft),
                     "bytes": shard_bytes,
-                    "checksum": file_checksum(temporary),
+                    "checksum": checksum,
                 }
                 self._folder.publish(temporary, f"shards/{name}")
             except BaseException:

@@ -13,6 +13,7 @@ from torch import Tensor
 from actframe.records.bundle import Bundle, facts_of
 from actframe.storage import planes, safetensors_header, stream
 from actframe.storage.base import StorageBackend
+from actframe.storage.checksums import Checked
 from actframe.storage.direct import writing
 from actframe.storage.positional import ByteArray
 from actframe.storage.raw import raw_bytes
@@ -37,13 +38,14 @@ class ZstdBackend(StorageBackend):
     name = "zstd"
     suffix = ".safetensors.zst"
 
-    def write(self, path: Path, bundle: Bundle) -> None:
+    def write(self, path: Path, bundle: Bundle) -> str:
         """Write the header's frame, then each tensor's planes in frames of their own."""
         header = stream.describe(bundle, [name for name in bundle.tensors if _is_split(bundle, name)])
         # One at a time: a bundle's tensors may be made when they are asked for, and be too many to hold at once.
         ordered = map(bundle.tensors.__getitem__, sorted(header.entries, key=lambda name: header.entries[name].start))
         compressors = _Compressors()
-        with writing(path, header.data_bytes) as file:
+        with writing(path, header.data_bytes) as plain:
+            file = Checked(plain)
             writer = SeekableWriter(file)
             text = memoryview(safetensors_header.encode(header))
             for start in range(0, len(text), FRAME_BYTES):
@@ -51,6 +53,7 @@ class ZstdBackend(StorageBackend):
             for piece, compressor in _frames(ordered, compressors):
                 writer.write(piece.data, compressor)
             writer.finish()
+        return file.checksum
 
     def read(self, path: Path, names: Collection[str] | None = None) -> Bundle:
         """Read the seek table and the header; tensors are read and decompressed when they are looked up."""

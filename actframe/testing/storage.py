@@ -22,6 +22,7 @@ from torch import Tensor
 from actframe.errors import ActframeError, StorageError
 from actframe.records.bundle import Bundle
 from actframe.storage.base import StorageBackend
+from actframe.storage.checksums import file_checksum
 
 __all__ = ["DTYPES", "StorageBackendTests", "assert_same", "assert_survives", "random_tensor"]
 
@@ -215,6 +216,11 @@ class StorageBackendTests:
         with ThreadPoolExecutor(4) as pool:
             for name, tensor in zip(names, pool.map(lambda name: found[name], names), strict=True):
                 assert_same(tensor, written[name])
+
+    @pytest.mark.parametrize("rows", [1, 40_000])
+    def test_a_checksum_that_is_told_is_that_of_the_file(self, path: Path, rows: int) -> None:
+        told = self.backend().write(path, Bundle({"layer_0": random_tensor(torch.bfloat16, rows, 500)}, METADATA))
+        assert told is None or told == file_checksum(path)
 
     @pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")
     def test_no_file_stays_open(self, path: Path) -> None:
