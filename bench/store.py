@@ -3,15 +3,18 @@
     python bench/store.py [--only PART ...] [--rounds 5] [--batches 8] [--gigabytes 1] [--lines 200000]
 
 Recording into a store beside the plain forward pass; `stack` beside numpy reading the same bytes from a flat file;
-small and large records beside one pickle for each; and how long a ledger of so many lines takes to open and to search.
-With `--batches 24 --gigabytes 5 --lines 1000000` these are the long ones. Medians and spreads are printed; nothing is
-asserted. What `recording` measures is a run from its first batch to the end of `close`; the first shards cost more than
-those that come after them, because their temporary files are new.
+small and large records beside one pickle for each (a store is on disk when it is closed, a pickle need not be); and how
+long a ledger of so many lines takes to open and to search. With
+`--batches 24 --gigabytes 5 --lines 1000000` these are the long ones. Medians and spreads are printed; nothing is asserted.
+
+What `recording` measures is a run from its first batch to the end of `close`. The first shards cost more than those that
+come after them, because their temporary files are new.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
 import resource
 import shutil
@@ -105,12 +108,15 @@ def beside_pickles(
     """Writing records, and reading one site of all of them."""
     plain = [dict(record) for record in records]
 
-    def pickles() -> None:
+    def pickles(*, synced: bool = False) -> None:
         shutil.rmtree(folder / "pickles", ignore_errors=True)
         (folder / "pickles").mkdir()
         for number, record in enumerate(plain):
             with open(folder / "pickles" / f"{number:06d}.pkl", "wb") as file:
                 pickle.dump(record, file)
+                if synced:
+                    file.flush()
+                    os.fsync(file.fileno())
 
     def store() -> None:
         shutil.rmtree(folder / "store", ignore_errors=True)
@@ -128,7 +134,8 @@ def beside_pickles(
     def read_store() -> torch.Tensor:
         return ActivationStore(folder / "store").stack("layer_12", positions="last")
 
-    return {"a pickle each": pickles, "a store": store}, {"a pickle each": read_pickles, "a store": read_store}
+    written = {"a pickle each": pickles, "a pickle each, on disk": lambda: pickles(synced=True), "a store": store}
+    return written, {"a pickle each": read_pickles, "a store": read_store}
 
 
 def records_of(count: int, length: int) -> list[ActivationRecord]:
