@@ -4,11 +4,11 @@
 
 Recording into a store beside the plain forward pass; `stack` beside numpy reading the same bytes from a flat file;
 small and large records beside one pickle for each (a store is on disk when it is closed, a pickle need not be); and how
-long a ledger of so many lines takes to open and to search. With
-`--batches 24 --gigabytes 5 --lines 1000000` these are the long ones. Medians and spreads are printed; nothing is asserted.
+long a ledger of so many lines takes to open and to search. With `--batches 24 --gigabytes 5 --lines 1000000` these are
+the long ones. Medians and spreads are printed; nothing is asserted.
 
-What `recording` measures is a run from its first batch to the end of `close`. The first shards cost more than those that
-come after them, because their temporary files are new.
+What `recording` measures is a run from its first batch to the end of `close`. The first shards cost more than those
+that come after them, because their temporary files are new.
 """
 
 from __future__ import annotations
