@@ -65,7 +65,7 @@ def plain_seconds(model: Any, numbers: range) -> float:
 
 def soak(model: Any, folder: Path, backend: str, minutes: float, table: Table) -> int:
     """Record for so long; a row for each half minute. Returns how many batches there were."""
-    end, number, first = time.monotonic() + 60 * minutes, 0, 0
+    end, number, before = time.monotonic() + 60 * minutes, 0, resident_bytes()
     with ActivationStore(folder, backend) as store:
         while time.monotonic() < end:
             begin, start = time.perf_counter(), number
@@ -76,13 +76,12 @@ def soak(model: Any, folder: Path, backend: str, minutes: float, table: Table) -
             store.flush()
             seconds = time.perf_counter() - begin
             resident = resident_bytes()
-            first = first or resident
             again = range(start, start + max(1, (number - start) // 3))
             ratio = seconds / (number - start) / (plain_seconds(model, again) / len(again))
             table.add_row(
                 f"{len(store):,}",
                 f"{store.bytes_on_disk / 1e9:.2f}",
-                f"{(resident - first) / 1e6:+.1f}",
+                f"{(resident - before) / 1e6:+.1f}",
                 f"{ratio:.3f}",
             )
     return number
