@@ -45,9 +45,18 @@ def test_the_bar_says_nothing_of_bytes_where_none_are_written(capsys):
 
 
 def test_the_bar_ends_when_the_run_raises(capsys):
-    with pytest.raises(RuntimeError, match="gone"), RunBar("answering"):
+    with pytest.raises(RuntimeError, match="gone"), RunBar("answering") as bar:
+        bar(RunProgress(5, 9, written=Written(0, queued_records=5, queued_bytes=1000)))
         raise RuntimeError("gone")
-    assert "answering" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "answering" in line
+    assert "5/9" in line
+
+
+def test_the_bar_says_nothing_of_a_run_that_does_nothing(capsys):
+    with RunBar("answering"):
+        pass
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("columns", [80, 120])

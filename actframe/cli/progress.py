@@ -37,6 +37,7 @@ class RunBar:
     """
 
     def __init__(self, description: str) -> None:
+        self._told = False
         self._progress = _Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
@@ -55,10 +56,14 @@ class RunBar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | Any
     ) -> None:
-        self._progress.stop()
+        if kind is not None:
+            # What was on its way to the disk is there by now, or lost.
+            self._progress.below = ""
+        _end(self._progress, self._told)
 
     def __call__(self, now: RunProgress) -> None:
         """Show a new state."""
+        self._told = True
         figures = [f"accuracy {now.accuracy:.0%}"] if now.done else []
         if now.tokens:
             figures.append(f"{now.tokens_per_second:.0f} tokens/s")
@@ -100,12 +105,7 @@ class ByteBar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | Any
     ) -> None:
-        if self.done:
-            self._progress.stop()
-        else:
-            # Of nothing, there is nothing to say.
-            self._progress.live.transient = True
-            self._progress.live.stop()
+        _end(self._progress, bool(self.done))
 
     def __call__(self, done: int, total: int) -> None:
         """Show a new state."""
@@ -123,6 +123,15 @@ class _Bars(Progress):
         yield from super().get_renderables()
         if self.below:
             yield Text(self.below, "dim")
+
+
+def _end(progress: Progress, has_said: bool) -> None:
+    if has_said:
+        progress.stop()
+    else:
+        # Of nothing, there is nothing to say.
+        progress.live.transient = True
+        progress.live.stop()
 
 
 def _disk_line(written: Written) -> str:
