@@ -1,5 +1,7 @@
 """What a store survives: processes that are killed, full disks, readers and writers at once, backends that fail."""
 
+import gc
+import itertools
 import multiprocessing
 import os
 import random
@@ -10,9 +12,10 @@ import sys
 import threading
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
+import torch
 
 from actframe import ActivationStore, StorageError
 from actframe.storage.safetensors_ import SafetensorsBackend
@@ -288,3 +291,149 @@ def test_a_forked_process_says_that_the_store_must_be_opened_again(tmp_path):
             os._exit(2)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert len(store) == 1
+
+
+def test_nothing_is_taken_by_a_store_of_which_closing_failed(tmp_path, failing_backend):
+    store = ActivationStore(tmp_path / "run", failing_backend.name)
+    store.append(answer(0))
+    with pytest.raises(StorageError, match="1 records were appended and are not in the store"):
+        store.close()
+    with pytest.raises(StorageError, match="was closed"):
+        store.append(answer(1))
+    in_time(store.flush)
+
+
+def test_what_a_thread_appends_while_another_closes_is_in_the_store_or_refused(tmp_path):
+    for attempt in range(10):
+        store = ActivationStore(tmp_path / f"{attempt}", shard_bytes=2000, flush_every=None)
+        taken = []
+
+        def append_on(store=store, taken=taken):
+            with suppress(StorageError):
+                for number in itertools.count():
+                    store.append(answer(number))
+                    taken.append(answer(number).question_id)
+
+        thread = threading.Thread(target=append_on, daemon=True)
+        thread.start()
+        time.sleep(0.02)
+        store.close()
+        thread.join(timeout=20)
+        assert not thread.is_alive()
+        assert list(open_store(tmp_path / f"{attempt}").column("question_id")) == taken
+
+
+def test_threads_whose_records_have_different_dtypes_do_not_wait_for_each_other(tmp_path):
+    dtypes = [torch.float32, torch.float16, torch.float64, torch.bfloat16]
+    with ActivationStore(tmp_path / "run", flush_every=None) as store:
+
+        def append_some(first):
+            for number in range(first, 40, len(dtypes)):
+                tensors = answer(number).activations.items()
+                cast = {site: tensor.to(dtypes[first]) for site, tensor in tensors}
+                store.append(answer(number).replace(activations=cast))
+
+        threads = [threading.Thread(target=append_some, args=(first,), daemon=True) for first in range(len(dtypes))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=30)
+        assert not any(thread.is_alive() for thread in threads)
+    assert len(store) == 40
+
+
+def test_a_store_that_its_own_thread_collects_as_garbage_is_closed(tmp_path, failing_backend, monkeypatch):
+    monkeypatch.setattr(FailsSometimes, "full", False)
+    monkeypatch.setattr(FailsSometimes, "write", collecting(FailsSometimes.write))
+    store = ActivationStore(tmp_path / "run", failing_backend.name, flush_every=None)
+    store.itself = store
+    for number in range(3):
+        store.append(answer(number))
+    writer = store._begun()
+    gc.disable()
+    try:
+        del store
+        with writer._lock:
+            writer._room_wanted = True
+            writer._state.notify_all()
+        deadline = time.monotonic() + 20
+        while writer.is_running and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
+        gc.enable()
+    assert not writer.is_running
+    assert len(open_store(tmp_path / "run")) == 3
+
+
+def collecting(write):
+    def write_after_collecting(self, path, bundle):
+        gc.collect()
+        write(self, path, bundle)
+
+    return write_after_collecting
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no such timer")
+@pytest.mark.parametrize("call", ["flush", "append"])
+def test_a_signal_handler_that_writes_mixes_no_records_up(tmp_path, call):
+    """It may come in the middle of taking one; then it is refused."""
+    store = ActivationStore(tmp_path / "run", shard_bytes=20_000, flush_every=None)
+    store.append(answer(0))
+    taken, others, refused = [0], iter(range(10_000, 100_000)), []
+
+    def handle(*_):
+        number = next(others)
+        try:
+            store.flush() if call == "flush" else store.append(answer(number))
+        except StorageError as error:
+            refused.append(str(error))
+        else:
+            if call == "append":
+                taken.append(number)
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        moment = random.Random(0)
+        for number in range(1, 1000):
+            signal.setitimer(signal.ITIMER_REAL, moment.uniform(1e-6, 1e-3))
+            store.append(answer(number))
+            taken.append(number)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    store.close()
+    assert all("signal handler" in said for said in refused)
+    found = {record.question_id: record for record in open_store(tmp_path / "run")}
+    assert len(found) == len(open_store(tmp_path / "run")) == len(taken)
+    for number in taken:
+        assert_same_record(found[answer(number).question_id], answer(number))
+
+
+def test_a_forked_process_ends_without_a_word_about_the_store_of_its_parent(tmp_path):
+    program = (
+        "import os, sys, warnings\n"
+        "from actframe import ActivationStore\n"
+        "from actframe.testing import random_record\n"
+        "warnings.simplefilter('ignore')\n"
+        f"store = ActivationStore({str(tmp_path / 'run')!r})\n"
+        "store.append(random_record(0, 4))\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    assert store.progress.queued_records == 0\n"
+        "    if len(sys.argv) > 1:\n"
+        "        store.close()\n"
+        "    sys.exit(0)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0\n"
+    )
+    for number, arguments in enumerate([[], ["close"]], start=1):
+        done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(open_store(tmp_path / "run")) == number
+
+
+def in_time(call):
+    """Call it, but wait for seconds at most."""
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(timeout=10)
+    assert not thread.is_alive()

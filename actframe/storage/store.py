@@ -17,7 +17,7 @@ import numpy
 
 from actframe.errors import SettingsError, StorageError
 from actframe.storage.backends import backend_named
-from actframe.storage.folders import StoreFolder, store_folder
+from actframe.storage.folders import Log, StoreFolder, store_folder
 from actframe.storage.identity import begin_store, read_identity
 from actframe.storage.keys import RecordKeys, new_writer
 from actframe.storage.ledger import Ledger
@@ -92,7 +92,8 @@ class ActivationStore(StoreView):
             warnings.warn(notice, RuntimeWarning, stacklevel=2)
             self._ledger.refresh()
         self._writer: BackgroundWriter | None = None
-        self._beginning = threading.Lock()
+        self._beginning = threading.RLock()
+        self._is_beginning = False
         self._finalizer: Any = None
         self._closed = False
 
@@ -104,9 +105,7 @@ class ActivationStore(StoreView):
         Raises:
             StorageError: it cannot be written, or was closed.
         """
-        with self._beginning:
-            if self._writer is None:
-                self._writer = self._begin_writing()
+        self._begun()
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Take a record: its tensors are copied, and written in the background. Waits while the disk is behind.
@@ -116,9 +115,7 @@ class ActivationStore(StoreView):
                 failed: then this one was not taken, earlier ones are kept, and the next call tries again to write them.
         """
         arrival = arrive(record)
-        self.begin()
-        assert self._writer is not None
-        self._writer.put(arrival)
+        self._begun().put(arrival)
 
     def flush(self) -> None:
         """Make everything that was appended so far durable, and visible to every reader.
@@ -126,8 +123,9 @@ class ActivationStore(StoreView):
         Raises:
             StorageError: it cannot be written; it is kept, and the next flush tries again.
         """
-        if self._writer is not None:
-            self._writer.flush()
+        writer = self._writer
+        if writer is not None:
+            writer.flush()
             self.refresh()
 
     def close(self) -> None:
@@ -136,11 +134,14 @@ class ActivationStore(StoreView):
         Raises:
             StorageError: records could not be written; the message says how many.
         """
-        self._closed = True
-        if self._finalizer is not None:
+        writer = self._writer
+        if writer is not None and not writer.is_inherited:
+            writer.check_caller()
+        with self._beginning:
+            self._closed, self._writer = True, None
             finalizer, self._finalizer = self._finalizer, None
+        if finalizer is not None:
             finalizer()
-            self._writer = None
             self.refresh()
 
     def __enter__(self) -> ActivationStore:
@@ -159,7 +160,20 @@ class ActivationStore(StoreView):
     @property
     def progress(self) -> StoreProgress:
         """How far the writer of this object has come."""
-        return self._writer.progress if self._writer is not None else StoreProgress()
+        writer = self._writer
+        return writer.progress if writer is not None else StoreProgress()
+
+    def _begun(self) -> BackgroundWriter:
+        with self._beginning:
+            if self._writer is None:
+                if self._is_beginning:
+                    raise StorageError("a signal handler cannot write to the store whose first record it interrupted")
+                try:
+                    self._is_beginning = True
+                    self._writer = self._begin_writing()
+                finally:
+                    self._is_beginning = False
+            return self._writer
 
     def _begin_writing(self) -> BackgroundWriter:
         if self._closed:
@@ -172,9 +186,9 @@ class ActivationStore(StoreView):
             maker = ShardMaker(self._folder, backend_named(self._backend), name, log, self._identity.run)
             settings = self._writing
             writer = BackgroundWriter(maker, settings.shard_bytes, settings.flush_every)
-            undo.callback(writer.close)
             # Also when nobody closes the store: at the latest when Python ends.
-            self._finalizer = weakref.finalize(self, undo.pop_all().close)
+            self._finalizer = weakref.finalize(self, _finish, writer, self._folder, log, ledger)
+            undo.pop_all()
         return writer
 
     # Reading, beside what every view can do.
@@ -245,7 +259,23 @@ class WritingSettings:
             raise SettingsError(f"flush_every is {every!r}; it must be a timedelta, a number of records, or None")
 
 
-def _end_log(folder: StoreFolder, log: Any, name: str) -> None:
+def _finish(writer: BackgroundWriter, folder: StoreFolder, log: Log, ledger: str) -> None:
+    """Close what a store wrote with. What a forked process inherited is its parent's."""
+    if writer.is_inherited:
+        return
+    if writer.is_caller:
+        # It collects garbage, and the store is among it. It cannot wait for itself, and others wait for this thread.
+        threading.Thread(target=_finish, args=(writer, folder, log, ledger), name="actframe-closer").start()
+        return
+    try:
+        writer.close()
+    finally:
+        # Where waiting was interrupted, the thread may be at the ledger.
+        if not writer.is_running:
+            _end_log(folder, log, ledger)
+
+
+def _end_log(folder: StoreFolder, log: Log, name: str) -> None:
     """Close a ledger, and remove it where nothing was ever written."""
     empty = not log.size
     log.close()

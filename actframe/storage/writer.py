@@ -63,22 +63,28 @@ class BackgroundWriter:
         self._shard_bytes = shard_bytes
         self._flush_records = flush_every if isinstance(flush_every, int) else None
         self._flush_seconds = flush_every.total_seconds() if isinstance(flush_every, timedelta) else None
-        self._state = threading.Condition()
+        # Taken by itself: an interrupt that comes while a Condition is entered would leave it locked. A signal handler
+        # may come back to it in the thread that has it; a half of a record is then in the making, or nothing is.
+        self._lock = threading.RLock()
+        self._state = threading.Condition(self._lock)
+        self._adding = False
         # Records go into the one; the other is empty, or on its way to the disk.
         self._filling, self._due = maker.draft(), maker.draft()
         self._room_wanted = False
         self._committed = self._bytes_written = self._flush_up_to = 0
         self._began = self._oldest = 0.0
         self._error: BaseException | None = None
-        self._closing = False
+        self._closing = self._ended = False
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name="actframe-writer", daemon=True)
         self._thread.start()
 
     @property
     def progress(self) -> StoreProgress:
-        """How far it has come at this moment."""
-        with self._state:
+        """How far it has come at this moment; of a process that was forked from its own, nothing."""
+        if self.is_inherited:
+            return StoreProgress()
+        with self._lock:
             seconds = time.monotonic() - self._began if self._began else 0.0
             return StoreProgress(
                 queued_records=self._uncommitted,
@@ -88,20 +94,41 @@ class BackgroundWriter:
                 bytes_per_second=self._bytes_written / seconds if seconds else 0.0,
             )
 
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this process was forked from the writer's own, where its thread did not follow."""
+        return os.getpid() != self._process
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its thread may still write."""
+        return self._thread.is_alive()
+
+    @property
+    def is_caller(self) -> bool:
+        """Whether it is its own thread that asks, as when that collects garbage."""
+        return threading.current_thread() is self._thread
+
     def put(self, arrival: Arrival) -> None:
         """Take one record; waits while there is no room.
 
         Raises:
             StorageError: it cannot be taken, or writing an earlier one failed; then this one was not taken.
         """
-        self._check_process()
-        with self._state:
-            if not self._has_room(arrival):
+        self.check_caller()
+        with self._lock:
+            # Each time anew: another thread that waits too may have taken the room.
+            while self._error is None and not self._closing and not self._has_room(arrival):
                 self._room_wanted = True
                 self._state.notify_all()
-                self._state.wait_for(lambda: self._error is not None or self._has_room(arrival))
+                self._state.wait()
             self._raise_error()
-            self._filling.add(arrival)
+            self._check_open()
+            try:
+                self._adding = True
+                self._filling.add(arrival)
+            finally:
+                self._adding = False
             self._began = self._began or time.monotonic()
             self._oldest = self._oldest or time.monotonic()
             if self._flush_records and self._uncommitted >= self._flush_records:
@@ -114,32 +141,36 @@ class BackgroundWriter:
         Raises:
             StorageError: it failed; what was not committed is kept, and the next flush tries again.
         """
-        self._check_process()
-        with self._state:
+        self.check_caller()
+        with self._lock:
             # What failed is tried again; had it been for good, that will be said.
             self._error = None
             wanted = self._flush_up_to = self._committed + self._uncommitted
             self._state.notify_all()
-            self._state.wait_for(lambda: self._error is not None or self._committed >= wanted)
+            self._state.wait_for(lambda: self._error is not None or self._ended or self._committed >= wanted)
             self._raise_error()
+            if self._committed < wanted:
+                self._check_open()
 
     def close(self) -> None:
-        """Flush, and end the thread, also where flushing fails. What a forked process inherited is its parent's.
+        """Take nothing more, flush, and end the thread, also where flushing fails.
 
         Raises:
             StorageError: records could not be committed; the message says how many are lost.
         """
-        if os.getpid() != self._process:
-            return
+        self.check_caller()
         try:
+            with self._lock:
+                self._closing = True
+                self._state.notify_all()
             self.flush()
         except StorageError as error:
             raise StorageError(
                 f"{error}. {self._uncommitted} records were appended and are not in the store"
             ) from error
         finally:
-            with self._state:
-                self._closing = True
+            with self._lock:
+                self._ended = True
                 self._state.notify_all()
             self._thread.join()
             self._filling.close()
@@ -149,10 +180,27 @@ class BackgroundWriter:
     def _uncommitted(self) -> int:
         return len(self._due) + len(self._filling)
 
-    def _check_process(self) -> None:
-        """Threads do not follow into a forked process, and nobody would ever write what is put here."""
-        if os.getpid() != self._process:
+    def check_caller(self) -> None:
+        """Refuse those for whom nobody would ever write.
+
+        Raises:
+            StorageError: it is a forked process, into which threads do not follow; or the writer's thread, which would
+                wait for itself; or a signal handler in the middle of taking a record.
+        """
+        if self.is_inherited:
             raise StorageError("this process was forked from the one that opened the store; open the store again in it")
+        if self.is_caller:
+            raise StorageError("what writes the shards of a store cannot write to the same store")
+        with self._lock:
+            if self._adding:
+                raise StorageError(
+                    "a signal handler interrupted the taking of a record and cannot write to the same store; have the "
+                    "handler note the signal, and write when append() has returned"
+                )
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise StorageError("the store was closed; open it again to append")
 
     def _has_room(self, arrival: Arrival) -> bool:
         return not len(self._filling) or (self._filling.size < self._shard_bytes and self._filling.accepts(arrival))
@@ -176,14 +224,14 @@ class BackgroundWriter:
             try:
                 self._commit(draft)
             except BaseException as error:
-                with self._state:
+                with self._lock:
                     self._error = error
                     self._state.notify_all()
 
     def _next_draft(self) -> ShardDraft | None:
         """Wait for a draft that is due; None when it is time to end."""
-        with self._state:
-            while not self._closing:
+        with self._lock:
+            while not self._ended:
                 if self._error is None:
                     if not len(self._due) and self._is_due():
                         self._filling, self._due = self._due, self._filling
@@ -208,7 +256,7 @@ class BackgroundWriter:
 
     def _commit(self, draft: ShardDraft) -> None:
         size = self._maker.commit(draft)
-        with self._state:
+        with self._lock:
             self._committed += len(draft)
             self._bytes_written += size
             draft.clear()
