@@ -1,5 +1,6 @@
 """Every example and every command in the documentation runs; every hook is documented as it is."""
 
+import functools
 import inspect
 import os
 import re
@@ -27,23 +28,29 @@ def with_page_names(pages):
     return [pytest.param(page, id=page.name) for page in pages]
 
 
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory):
+    """The folder in which everything of a page runs, as it does for who follows it."""
+    return functools.cache(lambda page: tmp_path_factory.mktemp(page.stem))
+
+
 @pytest.mark.parametrize("page", with_page_names(p for p in PAGES if FENCED.search(p.read_text())))
-def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, smollm2):
-    monkeypatch.chdir(tmp_path)
+def test_the_python_of_a_page_runs_from_top_to_bottom(page, folder_of, monkeypatch, smollm2):
+    monkeypatch.chdir(folder_of(page))
     # The tests have no network: the hub's model is read from where the embedded one was converted to.
     source = "\n".join(FENCED.findall(page.read_text())).replace(HUB_ID, str(smollm2_folder()))
     exec(compile(source, page.name, "exec", dont_inherit=True), {"__name__": "__main__"})
 
 
 @pytest.mark.parametrize("page", with_page_names(p for p in PAGES if p.name in ("README.md", "quickstart.md")))
-def test_the_commands_of_a_page_run(page, tmp_path):
+def test_the_commands_of_a_page_run_beside_its_python(page, folder_of):
     text = page.read_text()
     commands = [*INDENTED.findall(text), *"".join(CONSOLE.findall(text)).splitlines()]
     assert commands
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for command in commands:
         done = subprocess.run(
-            shlex.split(command), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            shlex.split(command), cwd=folder_of(page), env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         assert done.stdout.strip()
