@@ -250,6 +250,24 @@ def test_a_run_that_may_take_no_more_disk_fails_and_says_how_to_go_on(quick, tmp
     assert len(ActivationStore(tmp_path / "out")) == 3
 
 
+def test_a_run_that_has_no_room_for_one_answer_says_nothing_of_answers(quick, tmp_path):
+    result = actframe(*quick, "--capture-activations", "--max-disk", "1kB")
+    assert result.exit_code == 1
+    assert f"0 of 3 answers are kept in {tmp_path / 'out'}" in result.stderr
+    commands = result.stdout.partition("Go on with\n")[2]
+    assert "show" in commands
+    assert "where(" not in commands
+
+
+def test_files_are_not_put_among_those_of_a_store(quick, tmp_path):
+    assert actframe(*quick).exit_code == 0
+    before = sorted((tmp_path / "out").rglob("*"))
+    result = actframe(*quick, "--layout", "files")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"{tmp_path / 'out'} holds a store; give another folder, or use the layout 'store'" in result.stderr
+    assert sorted((tmp_path / "out").rglob("*")) == before
+
+
 def test_a_store_behind_a_url_is_written(quick, tmp_path):
     result = actframe(*quick[:-1], f"memory://{tmp_path.name}/run")
     assert result.exit_code == 0, result.stderr

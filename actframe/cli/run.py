@@ -192,11 +192,10 @@ def _report_store(job: BenchmarkRun, result: RunResult) -> None:
     what = "answers and their activations" if job.settings.capture else "answers"
     print_path(job.folder, f"{len(result.answers)} {what}, {size}, in the store ")
     opened = f"from actframe import ActivationStore; store = ActivationStore({json.dumps(job.folder)})"
-    wrong = "print(*(each.question_id for each in store.where(correct=False)))"
-    commands = {
-        "what is in the store": actframe_command("show", job.folder),
-        "which answers are wrong": python_command("-c", f"{opened}; {wrong}"),
-    }
+    commands = {"what is in the store": actframe_command("show", job.folder)}
+    if result.answers:
+        wrong = "print(*(each.question_id for each in store.where(correct=False)))"
+        commands["which answers are wrong"] = python_command("-c", f"{opened}; {wrong}")
     if job.settings.capture and result.answers:
         site = job.settings.capture.recorder(job.model, into=[]).sites[-1]
         stacked = f'print(store.stack({json.dumps(site)}, positions="last").shape)'

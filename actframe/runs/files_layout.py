@@ -15,6 +15,8 @@ from actframe.runs.layout import AnswersSoFar, RunLayout, Written
 from actframe.runs.plan import Key, RunPlan
 from actframe.runs.recording import CaptureSettings, check_folder, prepare_folder, save_record
 from actframe.runs.results import ANSWER_KEYS, AnswerLog, RunResult, set_aside_earlier, write_results
+from actframe.storage.folders import store_folder
+from actframe.storage.identity import is_store
 
 __all__ = ["FilesLayout"]
 
@@ -33,6 +35,8 @@ class FilesLayout(RunLayout):
     def check(self) -> None:
         if "://" in self.location:
             raise StorageError(f"{self.location} can hold a store only; use the layout 'store', or a local folder")
+        if is_store(store_folder(self.location)):
+            raise StorageError(f"{self.location} holds a store; give another folder, or use the layout 'store'")
 
     def check_can_write(self) -> None:
         check_folder(self._folder)
