@@ -216,7 +216,7 @@ def test_convert_writes_a_store_again(store, tmp_path):
     assert torch.equal(after.stack("layer_1", positions="last"), expected)
     shown = actframe("show", tmp_path / "new").stdout
     assert f"converted from {store}" in squeeze(shown)
-    assert "positions last_prompt" in squeeze(shown)
+    assert "storage zstd; sites layer_*; positions last_prompt; dtype float32" in squeeze(shown)
 
 
 def test_convert_as_json_says_what_was_written(store, tmp_path):
@@ -359,6 +359,7 @@ def test_show_says_of_a_run_what_its_results_say(tiny, tmp_path):
         f"{result.summary.accuracy:.1%} {low} - {high}",
         "layer_0 .. layer_3 (4) (pos, 32) float32",
         "Q: the second question is long",
+        "question trial answer expected",
     ]:
         assert words in text, words
     assert "state" not in text
@@ -485,8 +486,14 @@ def test_an_empty_store_can_be_looked_at(tmp_path):
     assert actframe("verify", tmp_path / "empty").exit_code == 0
 
 
+def test_a_store_of_a_run_without_answers_names_its_model(tmp_path):
+    ActivationStore(tmp_path / "begun", run=RUN).close()
+    assert "model tiny (bfloat16)" in squeeze(actframe("show", tmp_path / "begun").stdout)
+    assert parse(actframe("show", tmp_path / "begun", "--json"))["models"] == {"tiny": 0}
+
+
 def test_show_of_a_damaged_store_says_so(damaged):
-    with pytest.warns(RuntimeWarning, match="1 shards are missing"):
+    with pytest.warns(RuntimeWarning, match="1 shard is missing"):
         text = squeeze(actframe("show", damaged).stdout)
     assert "1 missing shard" in text
     assert "actframe verify" in text
@@ -679,7 +686,7 @@ def test_export_as_json_says_what_was_written_and_replaces_only_if_told(store, t
     assert (done["location"], done["records"], done["files"]) == (str(tmp_path / "x.npz"), 12, 1)
     assert done["bytes"] == (tmp_path / "x.npz").stat().st_size
     refused = actframe(*arguments)
-    assert (refused.exit_code, "it is there already" in refused.stderr) == (1, True)
+    assert (refused.exit_code, "--overwrite" in refused.stderr) == (1, True)
     assert parse(actframe(*arguments, "--overwrite")) == done
 
 

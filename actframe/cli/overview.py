@@ -91,13 +91,16 @@ def _cut(name: str) -> str:
 def _preview(of: StoreOverview) -> Table:
     """The first records, one a line."""
     judged = any("correct" in each for each in of.preview)
-    columns = ["question", "answer", *(["expected", ""] if judged else [])]
+    repeated = (of.trials or 0) > 1
+    columns = ["question", *(["trial"] if repeated else []), "answer", *(["expected", ""] if judged else [])]
     title = "The first records" if of.records > len(of.preview) else "The records"
     table = tables.new_table(title, *columns)
     for each in of.preview:
         answer = each.get("response") if each.get("extracted_answer") is None else each["extracted_answer"]
         question = str(each.get("prompt") or "").strip().partition("\n")[0]
-        row = [short(question), Text("-") if each.get("unparsed") else short(str("-" if answer is None else answer))]
+        row = [short(question)]
+        row += [short(str(each.get("trial", "-")), _LONGEST_NAME)] if repeated else []
+        row += [Text("-") if each.get("unparsed") else short(str("-" if answer is None else answer))]
         if judged:
             row += [short(str(each.get("expected", "-"))), _mark(each.get("correct"))]
         table.add_row(*row)
@@ -148,9 +151,9 @@ def _capture(said: Any) -> str:
 
 def _span(first: str, last: str) -> str:
     seconds = (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds()
-    if seconds < 1:
-        return local_time(first)
-    return f"{local_time(first)} to {local_time(last)} ({tables.duration(seconds)})"
+    begin, end = local_time(first), local_time(last)
+    said = begin if begin == end else f"{begin} to {end}"
+    return said if seconds < 1 else f"{said} ({tables.duration(seconds)})"
 
 
 def _size(of: StoreOverview) -> str:
@@ -165,13 +168,18 @@ def _size(of: StoreOverview) -> str:
 def _origin(origin: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
     made = (origin or {}).get("converted")
     if isinstance(made, Mapping):
-        changes = [f"{key} {value}" for key, value in made.items() if key != "from" and value not in (None, "all")]
-        yield "converted from", f"{made.get('from')}: {', '.join(changes)}"
+        changed = {key: value for key, value in made.items() if key != "from" and value not in (None, "all")}
+        said = [f"{key} {_value(value)}" for key, value in changed.items()]
+        yield "converted from", f"{made.get('from')}: {'; '.join(said)}"
     parts = (origin or {}).get("merged")
     if isinstance(parts, list):
         known = [part for part in parts[:_MOST_ROWS] if isinstance(part, Mapping)]
         shown = [f"{part.get('from') or 'unknown'} ({part.get('records', '?')})" for part in known]
         yield "merged from", ", ".join(shown) + (", ..." if len(parts) > _MOST_ROWS else "")
+
+
+def _value(said: Any) -> str:
+    return ", ".join(map(str, said)) if isinstance(said, list) else str(said)
 
 
 def _state(of: StoreOverview) -> Iterator[tuple[str, str]]:

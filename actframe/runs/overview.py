@@ -43,7 +43,7 @@ class StoreOverview:
         run: what defines its run, or None.
         origin: what it was made from, if from other stores.
         benchmarks: the names of those that were answered.
-        models: how many records each model has.
+        models: how many records each model has; without any record, those that the run names.
         records, shards, writers: how many there are.
         expected: how many records its run has when it is complete; None where nothing says so.
         ended: why its run ended early, as far as it says so itself.
@@ -107,6 +107,8 @@ def describe_store(store: ActivationStore) -> StoreOverview:
         by_label = answers.graded()
         accuracy = {label: summarize(graded) for label, graded in by_label.items()}
         by_subject = summarize_by_subject(next(iter(by_label.values()))) if len(by_label) == 1 else {}
+    counted = Counter(str(model) for model in answers.models if model not in (MISSING, None))
+    models, benchmarks = names_in_run(identity.run)
     first, last = _times(ledger) if "timestamp" in known else (None, None)
     return StoreOverview(
         location=store.location,
@@ -114,8 +116,8 @@ def describe_store(store: ActivationStore) -> StoreOverview:
         created=identity.created,
         run=identity.run,
         origin=identity.origin,
-        benchmarks=names_in_run(identity.run)[1],
-        models=dict(Counter(str(model) for model in answers.models if model not in (MISSING, None))),
+        benchmarks=benchmarks,
+        models=dict(counted) if len(ledger) else dict.fromkeys(models, 0),
         records=len(ledger),
         shards=len(ledger.shards),
         writers=len(set(map(writer_of, ledger.shards))),

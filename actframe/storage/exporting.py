@@ -136,7 +136,9 @@ def _check_replaceable(path: Path, to: str, overwrite: bool) -> None:
     if not is_export:
         raise StorageError(f"what is there was not written by such an export; choose another {_noun(to)}")
     if not overwrite:
-        raise StorageError(f"it is there already; choose another {_noun(to)}, or have it overwritten")
+        raise StorageError(
+            f"it is there already; choose another {_noun(to)}, or overwrite=True (--overwrite) to replace it"
+        )
 
 
 def _noun(to: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 
 import numpy
 
@@ -34,9 +34,9 @@ def recover(folder: StoreFolder, ledger: Ledger, keys: RecordKeys) -> str | None
         keys: tell which records are answers to the same question.
     """
     problems = ledger.problems
-    said = [f"{len(problems.missing)} shards are missing ({_some(problems.missing)})"] if problems.missing else []
+    said = [f"{_are(problems.missing, 'shard')} missing ({_some(problems.missing)})"] if problems.missing else []
     if problems.damaged:
-        said.append(f"{len(problems.damaged)} ledger lines are damaged")
+        said.append(f"{_are(problems.damaged, 'ledger line')} damaged")
     # Elsewhere nobody can tell whether a writer has ended.
     if isinstance(folder, LocalFolder) and folder.is_writable():
         orphans = _orphans(folder, ledger)
@@ -126,6 +126,10 @@ def _is_alive(folder: StoreFolder, writer: str) -> bool:
     if log is not None:
         log.close()
     return log is None
+
+
+def _are(found: Sized, noun: str) -> str:
+    return f"1 {noun} is" if len(found) == 1 else f"{len(found)} {noun}s are"
 
 
 def _some(names: Iterable[str]) -> str:
