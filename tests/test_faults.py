@@ -1,5 +1,6 @@
 """What a store survives: processes that are killed, full disks, readers and writers at once, backends that fail."""
 
+import errno
 import gc
 import itertools
 import multiprocessing
@@ -13,6 +14,7 @@ import threading
 import time
 import warnings
 from contextlib import contextmanager, suppress
+from pkgutil import resolve_name as resolve
 
 import pytest
 import torch
@@ -429,6 +431,32 @@ def test_a_forked_process_ends_without_a_word_about_the_store_of_its_parent(tmp_
         done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
         assert len(open_store(tmp_path / "run")) == number
+
+
+@pytest.mark.parametrize("function", ["local.sync_folder", "local.rename_new", "local.os.fsync", "local.sync"])
+def test_a_disk_that_failed_for_a_while_holds_up_nothing_afterwards(tmp_path, monkeypatch, function):
+    """Also where the shard had its name, or the ledger its lines, and only saying so failed."""
+    name = f"actframe.storage.{function}"
+    call = resolve(name)
+
+    def fail(*arguments, **options):
+        call(*arguments, **options)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with ActivationStore(tmp_path / "run", flush_every=None) as store:
+        store.append(answer(0))
+        store.flush()
+        store.append(answer(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(name, fail)
+            for _ in range(3):
+                with pytest.raises(StorageError, match="Input/output error"):
+                    store.flush()
+        store.append(answer(2))
+        store.flush()
+    assert [int(record.question_id.removeprefix("sums/")) for record in store] == [0, 1, 2]
+    assert store.verify().ok
+    assert sorted(os.listdir(tmp_path / "run" / "shards")) == sorted(store.ledger.shards)
 
 
 def in_time(call):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from actframe.errors import StorageError
+from actframe.records.columns import ShardColumns
 from actframe.records.shard import Shard
 from actframe.storage.shards import ShardDraft, arrive
 from actframe.storage.spool import Spool
@@ -157,3 +158,32 @@ def test_a_full_disk_costs_the_record_that_did_not_fit(draft, monkeypatch):
 def full(file, data):
     file.write(data.data[:10])
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("call", ["truncate", "add"])
+def test_a_second_interrupt_while_the_first_is_dealt_with_costs_nothing_more(draft, monkeypatch, call):
+    add, truncate = ShardColumns.add, ShardColumns.truncate
+
+    def interrupted_add(self, *arguments):
+        add(self, *arguments)
+        raise KeyboardInterrupt
+
+    def interrupted_truncate(self, records):
+        if call == "truncate":
+            truncate(self, records)
+        raise KeyboardInterrupt
+
+    start(draft)
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardColumns, "add", interrupted_add)
+        patch.setattr(ShardColumns, "truncate", interrupted_truncate)
+        with pytest.raises(KeyboardInterrupt):
+            draft.add(arrive(random_record(90, sites=("layer_0", "layer_7", "logits"))))
+    assert len(draft) == 2
+    for number in range(2, 4):
+        found = in_shard(draft)
+        assert len(found) == number
+        for each in range(number):
+            assert_same_record(random_record(each).replace(activations=found[each]), random_record(each))
+        assert draft.accepts(arrive(random_record(number)))
+        draft.add(arrive(random_record(number)))

@@ -208,7 +208,7 @@ class LocalLog(Log):
     def __init__(self, path: Path, file: FileIO) -> None:
         self._path = path
         self._file = file
-        self._is_sound = True
+        self._torn_at: int | None = None
         _open_logs.add(self)
 
     @property
@@ -219,8 +219,9 @@ class LocalLog(Log):
     def append(self, content: bytes) -> None:
         with storage_errors(f"cannot write {self._path}"):
             file = self._open()
-            if not self._is_sound:
-                raise StorageError("an earlier error left half of a line at its end, which could not be removed")
+            if self._torn_at is not None:
+                # Until this has worked, whatever came after a torn line would be lost with it.
+                self._cut(file, self._torn_at)
             start = file.seek(0, os.SEEK_END)
             try:
                 rest = memoryview(content)
@@ -228,17 +229,14 @@ class LocalLog(Log):
                     rest = rest[file.write(rest) :]
                 os.fsync(file.fileno())
             except BaseException:
-                # Until this has worked, whatever came after a torn line would be lost with it.
-                self._is_sound = False
+                self._torn_at = start
                 self._cut(file, start)
-                self._is_sound = True
                 raise
 
     def truncate(self, size: int) -> None:
         """Cut off what comes after `size` bytes."""
         with storage_errors(f"cannot write {self._path}"):
             self._cut(self._open(), size)
-            self._is_sound = True
 
     def close(self) -> None:
         _open_logs.discard(self)
@@ -247,6 +245,7 @@ class LocalLog(Log):
     def _cut(self, file: FileIO, size: int) -> None:
         file.truncate(size)
         os.fsync(file.fileno())
+        self._torn_at = None
 
     def _open(self) -> FileIO:
         if self._file.closed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,9 +89,10 @@ class ShardDraft:
         self._folder = folder
         self._spool = Spool(folder)
         self._columns = ShardColumns()
+        self._is_settled = True
 
     def __len__(self) -> int:
-        return len(self._columns)
+        return self._spool.records
 
     @property
     def size(self) -> int:
@@ -99,6 +101,7 @@ class ShardDraft:
 
     def accepts(self, arrival: Arrival) -> bool:
         """Whether a record can be in the same shard as those before it."""
+        self._settle()
         return self._columns.accepts(arrival.tensors)
 
     def add(self, arrival: Arrival) -> None:
@@ -109,13 +112,15 @@ class ShardDraft:
         """
         line = torch.frombuffer(bytearray(arrival.line), dtype=torch.uint8)
         with failing(f"cannot write a record to a temporary file in {self._folder}", after="; it was not taken"):
+            self._settle()
             try:
+                self._is_settled = False
                 placed = self._spool.place({**arrival.tensors, LINES: line})
                 self._columns.add(arrival.tensors, arrival.metadata)
                 self._spool.note(placed)
-            except BaseException:
-                self._columns.truncate(self._spool.records)
-                raise
+                self._is_settled = True
+            finally:
+                self._settle()
 
     def lines(self) -> Tensor:
         """What the records say but for their activations, one line of JSON for each: uint8."""
@@ -123,6 +128,7 @@ class ShardDraft:
 
     def bundle(self, about: Mapping[str, Any]) -> Bundle:
         """The shard's bundle, whose columns are put together when they are written; `about` joins its metadata."""
+        self._settle()
         index = self._columns.index()
 
         def facts(name: str) -> tuple[torch.dtype, tuple[int, ...]]:
@@ -146,6 +152,12 @@ class ShardDraft:
     def close(self) -> None:
         """Give up what it holds."""
         self._spool.close()
+
+    def _settle(self) -> None:
+        """Forget a record that was begun and not noted; where this is interrupted too, it is done when it matters."""
+        if not self._is_settled:
+            self._columns.truncate(len(self))
+            self._is_settled = True
 
 
 class ShardMaker:
@@ -173,6 +185,7 @@ class ShardMaker:
         self._log = log
         self._about = {} if run is None else {"run": run}
         self._made = 0
+        self._is_doubtful = False
         self._workspace = folder.workspace()
 
     def draft(self) -> ShardDraft:
@@ -190,6 +203,8 @@ class ShardMaker:
         what = f"cannot write {len(draft)} records to the shard {name} of {self._folder.location}"
         with failing(what, self._backend, "; they are kept, and flush() tries again"):
             try:
+                if self._is_doubtful:
+                    self._take_back(name)
                 checksum = write_checked(self._backend, temporary, draft.bundle(self._about))
                 shard_bytes = temporary.stat().st_size
                 stored = {
@@ -198,12 +213,13 @@ class ShardMaker:
                     "bytes": shard_bytes,
                     "checksum": checksum,
                 }
+                self._is_doubtful = True
                 self._folder.publish(temporary, f"shards/{name}")
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
             line_bytes = self._log_lines(draft, stored)
-        self._made += 1
+        self._made, self._is_doubtful = self._made + 1, False
         return shard_bytes + line_bytes
 
     def _log_lines(self, draft: ShardDraft, stored: Mapping[str, Any]) -> int:
@@ -213,6 +229,14 @@ class ShardMaker:
             self._log.append(text)
         except BaseException:
             # Without its lines nobody knows the shard, and the next attempt writes it again.
-            self._folder.remove(f"shards/{stored['shard']}")
+            self._take_back(stored["shard"])
             raise
         return len(text)
+
+    def _take_back(self, name: str) -> None:
+        """Delete a shard that has no ledger lines; it may not be there."""
+        try:
+            self._folder.remove(f"shards/{name}")
+        except StorageError as error:
+            if error.errno != errno.ENOENT:
+                raise

@@ -26,10 +26,10 @@ class Part:
     """Pieces of some sites that lie together.
 
     Attributes:
-        records: how many records have them.
+        records: how many records there are in this part and in all before it.
         pieces: by site: the bytes, in memory; or where they begin in the file, and how many they are.
         stop: where they end, in memory or in the file.
-        total: the size of this part and of all before it.
+        total: their size.
     """
 
     records: int
@@ -68,7 +68,7 @@ class Spool:
     @property
     def records(self) -> int:
         """How many records were noted."""
-        return sum(part.records for part in self._parts)
+        return self._parts[-1].records if self._parts else 0
 
     @property
     def size(self) -> int:
@@ -87,7 +87,7 @@ class Spool:
         if size >= self._memory_bytes:
             data = {site: raw_bytes(tensor) for site, tensor in tensors.items()}
             pieces, stop = self._write_down(data, self._end(in_memory=False))
-            return Part(1, pieces, stop, self.size + size)
+            return Part(self.records + 1, pieces, stop, self.size + size)
         if self._memory is None:
             self._memory = numpy.empty(self._memory_bytes, numpy.uint8)
         views, stop = {}, self._end(in_memory=True)
@@ -98,7 +98,7 @@ class Spool:
         for site, tensor in tensors.items():
             views[site] = self._memory[stop : stop + tensor.nbytes]
             stop += tensor.nbytes
-        return Part(1, views, stop, self.size + size)
+        return Part(self.records + 1, views, stop, self.size + size)
 
     def note(self, part: Part) -> None:
         """Keep what was placed."""
@@ -153,7 +153,7 @@ class Spool:
             sites = dict.fromkeys(site for part in waiting for site in part.pieces)
             data = {site: numpy.concatenate([p.pieces[site] for p in waiting if site in p.pieces]) for site in sites}
             pieces, stop = self._write_down(data, self._end(in_memory=False))
-            self._parts = [*written, Part(sum(part.records for part in waiting), pieces, stop, self.size)]
+            self._parts = [*written, Part(self.records, pieces, stop, self.size)]
 
     def _write_down(self, data: Mapping[str, ByteArray], start: int) -> tuple[dict[str, tuple[int, int]], int]:
         """Write bytes by site from a place in the file on; returns where they are, and where they end."""
