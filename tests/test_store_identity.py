@@ -79,6 +79,10 @@ def test_what_is_a_store_is_told_from_what_is_not(tmp_path):
     assert not is_store(folder)
     with pytest.raises(StorageError, match=r"run is not a store, and holds other things \(answers\.jsonl\)"):
         check_new(folder)
+    for number in range(3):
+        (tmp_path / "run" / f"{number}{'x' * 80}.pkl").touch()
+    with pytest.raises(StorageError, match=r"\(0x{38}…, 1x{38}…, 2x{38}…, \.\.\.\); choose a new folder"):
+        check_new(folder)
     fill(tmp_path / "store")
     (tmp_path / "store" / "notes.txt").touch()
     check_new(store_folder(tmp_path / "store"))

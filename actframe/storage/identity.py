@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -35,6 +35,8 @@ RESULTS = "results.json"
 
 OWN_FILE = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]+[-.]")
 """How the names of shards and ledgers begin: with their writer."""
+
+_LONGEST_NAME = 40
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,13 @@ def check_new(folder: StoreFolder) -> None:
     found = [*folder.folders(), *folder.sizes("")]
     if found and IDENTITY not in found:
         raise StorageError(
-            f"{folder.location} is not a store, and holds other things ({', '.join(found[:5])}); choose a new folder"
+            f"{folder.location} is not a store, and holds other things ({_some(found)}); choose a new folder"
         )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in names[:3]]
+    return ", ".join([*shown, *(["..."] if len(names) > 3 else [])])
 
 
 def read_identity(folder: StoreFolder) -> StoreIdentity:
