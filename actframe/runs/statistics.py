@@ -68,14 +68,14 @@ def summarize(answers: Iterable[Mapping[str, Any]]) -> Summary:
     answers = list(answers)
     if not answers:
         raise BenchmarkError("no answers, so there is no accuracy")
-    by_question: dict[Any, list[float]] = defaultdict(list)
+    by_question: dict[Any, list[float | bool]] = defaultdict(list)
     for answer in answers:
-        by_question[answer["question_id"]].append(float(answer["correct"]))
+        by_question[answer["question_id"]].append(answer["correct"])
     means = [_mean(trials) for trials in by_question.values()]
     accuracy = _mean(means)
     error = _standard_error(means)
     low, high = wilson_interval(accuracy, _effective_size(accuracy, error, len(means), len(answers)))
-    chances = [answer.get("chance") for answer in answers]
+    chances: list[Any] = [answer.get("chance") for answer in answers]
     return Summary(
         questions=len(means),
         answers=len(answers),
@@ -83,9 +83,9 @@ def summarize(answers: Iterable[Mapping[str, Any]]) -> Summary:
         standard_error=error,
         low=low,
         high=high,
-        unparsed=_mean([float(bool(answer.get("unparsed"))) for answer in answers]),
-        truncated=_mean([float(bool(answer.get("truncated"))) for answer in answers]),
-        chance=None if None in chances else _mean([float(chance) for chance in chances if chance is not None]),
+        unparsed=_share(answers, "unparsed"),
+        truncated=_share(answers, "truncated"),
+        chance=None if None in chances else _mean(chances),
     )
 
 
@@ -119,6 +119,10 @@ def wilson_interval(share: float, size: float, z: float = Z_95) -> tuple[float, 
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
+
+
+def _share(answers: Sequence[Mapping[str, Any]], key: str) -> float:
+    return sum([1 for answer in answers if answer.get(key)]) / len(answers)
 
 
 def _standard_error(means: Sequence[float]) -> float | None:
