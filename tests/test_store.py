@@ -446,3 +446,51 @@ def test_a_selection_of_one_position_is_stacked_whole(tmp_path, tiny_llama):
             for length in (3, 5, 4):
                 model(torch.arange(length)[None])
     assert store.stack("layer_2", positions="last_prompt").shape == (3, model.config.hidden_size)
+
+
+@pytest.mark.parametrize("shard_bytes", [1, 1 << 20])
+def test_a_site_that_some_records_lack_is_no_stack_wherever_shards_end(tmp_path, shard_bytes):
+    some = [random_record(0, 3), random_record(1, 3, sites=("layer_0",)), random_record(2, 3)]
+    store = fill(tmp_path / "run", some, shard_bytes=shard_bytes)
+    assert store.stack("layer_0").offsets.tolist() == [0, 3, 6, 9]
+    with pytest.raises(SiteError, match="layer_1"):
+        store.stack("layer_1")
+    with pytest.raises(SiteError, match="layer_1"):
+        store[1:2].stack("layer_1", positions="last")
+    assert len(store[::2].stack("layer_1", positions="last")) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.float8_e4m3fn, torch.bool, torch.complex64])
+def test_rows_of_every_dtype_are_stacked_in_any_order(tmp_path, dtype):
+    sites = {"layer_0": torch.arange(48).reshape(6, 8)}
+    some = [
+        ActivationRecord({**random_record(number, 6), "activations": {site: (tensor + number).to(dtype)}})
+        for number in range(6)
+        for site, tensor in sites.items()
+    ]
+    some = [record.replace(positions=list(range(6)), prompt_length=3) for record in some]
+    store = fill(tmp_path / "run", some, shard_bytes=500)
+    assert len(shards(tmp_path / "run")) > 1
+    for view, numbers in ((store, range(6)), (store[::-1], range(5, -1, -1))):
+        rows = view.stack("layer_0", positions=[0, 2, 5])
+        expected = [some[number].activations["layer_0"][[0, 2, 5]] for number in numbers]
+        for found, wanted in zip(rows, expected, strict=True):
+            assert found.dtype == dtype
+            assert bytes(found.view(torch.uint8).numpy()) == bytes(wanted.contiguous().view(torch.uint8).numpy())
+
+
+@pytest.mark.parametrize("backend", ["safetensors", "zstd"])
+def test_a_record_that_the_backend_cannot_hold_is_refused_at_once_and_in_the_way_of_no_other(
+    tmp_path, records, backend
+):
+    with ActivationStore(tmp_path / "run", backend) as store:
+        store.append(records[0])
+        for site, tensor in (
+            ("layer_0", torch.zeros(3, 8, dtype=torch.complex128)),
+            ("__metadata__", torch.zeros(3, 8)),
+        ):
+            with pytest.raises(StorageError, match=f"cannot store the record.*{site}"):
+                store.append(records[1].replace(activations={site: tensor}))
+        store.append(records[1])
+    assert store.column("question_id") == ["sums/0", "sums/1"]
+    assert all(not name.startswith(".") for name in os.listdir(tmp_path / "run" / "shards"))

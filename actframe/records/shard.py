@@ -23,7 +23,7 @@ from actframe.records.columns import (
     per_group,
 )
 
-__all__ = ["Rows", "Shard"]
+__all__ = ["Rows", "Shard", "movable"]
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Shard:
         if len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (numpy.diff(rows) == 1).all():
             out.copy_(column[int(rows[0]) : int(rows[-1]) + 1])
         else:
-            torch.index_select(column, 0, torch.from_numpy(rows), out=out)
+            torch.index_select(movable(column), 0, torch.from_numpy(rows), out=movable(out))
 
     def _tensor(self, site: str, number: int) -> Tensor:
         start, stop = self._offsets(site)[number : number + 2].tolist()
@@ -215,6 +215,12 @@ class Shard:
             values: Ints = self._tensors[name].numpy()
             self._index[name] = values
         return self._index[name]
+
+
+def movable(tensor: Tensor) -> Tensor:
+    """The same memory as whole numbers of the same size: of some dtypes torch picks no rows."""
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}.get(tensor.itemsize)
+    return tensor if whole is None else tensor.view(whole)
 
 
 def _chosen(at: Ints, prompts: Ints, positions: str | int | slice | list[int]) -> Ints:

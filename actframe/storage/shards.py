@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from actframe.errors import StorageError
 from actframe.records.bundle import Bundle, LazyTensors
 from actframe.records.columns import LINES, ShardColumns, is_column
 from actframe.records.packing import json_safe, pack
+from actframe.storage.backends import describe
 from actframe.storage.base import StorageBackend
 from actframe.storage.checksums import write_checked
 from actframe.storage.failures import failing
@@ -186,11 +188,35 @@ class ShardMaker:
         self._about = {} if run is None else {"run": run}
         self._made = 0
         self._is_doubtful = False
+        self._holdable: set[tuple[str, torch.dtype]] = set()
         self._workspace = folder.workspace()
 
     def draft(self) -> ShardDraft:
         """An empty draft."""
         return ShardDraft(self._workspace)
+
+    def check(self, arrival: Arrival) -> None:
+        """Refuse a record that the backend cannot hold: in a shard it would be in the way of all others, and for good.
+
+        What knows of dtypes and names is the backend alone, so it writes one element of each that is new.
+
+        Raises:
+            StorageError: the backend says that it cannot.
+        """
+        new = {(site, tensor.dtype) for site, tensor in arrival.tensors.items()} - self._holdable
+        if not new:
+            return
+        temporary = self._workspace / f".{self._writer}-{secrets.token_hex(8)}{self._backend.suffix}"
+        try:
+            self._backend.write(temporary, Bundle({site: torch.empty(1, dtype=dtype) for site, dtype in new}))
+        except StorageError as error:
+            raise StorageError(f"cannot store the record ({describe(self._backend)}): {error}") from error
+        except Exception:
+            # Not about this record. It will be said when a shard is written, or it is over by then.
+            return
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._holdable |= new
 
     def commit(self, draft: ShardDraft) -> int:
         """Write a shard, then its ledger lines, each durably; returns how many bytes these are.

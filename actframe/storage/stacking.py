@@ -11,7 +11,7 @@ from torch import Tensor
 
 from actframe.capture.sites import canonical, summarise
 from actframe.errors import SelectionError, SiteError
-from actframe.records.shard import Rows, Shard
+from actframe.records.shard import Rows, Shard, movable
 from actframe.storage.failures import failing
 from actframe.storage.ledger import Ledger
 from actframe.storage.open_shards import OpenShards
@@ -125,6 +125,8 @@ def _find(ledger: Ledger, shards: OpenShards, numbers: Numbers, site: str, posit
             rows = shard.find(site, indexes[at], positions)
         except SiteError as error:
             raise SiteError(f"{error} in the shard {shard_name}; it holds {summarise(shard.sites)}") from None
+        if lacking := int((~shard.present(site)[indexes[at]]).sum()):
+            raise SiteError(f"{lacking} of {len(at)} records of the shard {shard_name} have no site {site!r}")
         parts.append(_Part(shard_name, at, rows))
     return parts
 
@@ -147,7 +149,7 @@ def _read(shards: OpenShards, parts: list[_Part], offsets: Numbers, site: str) -
             shard.take(site, part.rows.numbers, own)
             counts = part.rows.counts
             starts = numpy.repeat(offsets[part.at] - (numpy.cumsum(counts) - counts), counts)
-            out[torch.from_numpy(starts + numpy.arange(len(own)))] = own
+            movable(out)[torch.from_numpy(starts + numpy.arange(len(own)))] = movable(own)
     return out
 
 

@@ -116,6 +116,7 @@ class BackgroundWriter:
             StorageError: it cannot be taken, or writing an earlier one failed; then this one was not taken.
         """
         self.check_caller()
+        self._maker.check(arrival)
         with self._lock:
             # Each time anew: another thread that waits too may have taken the room.
             while self._error is None and not self._closing and not self._has_room(arrival):
