@@ -5,8 +5,11 @@ import json
 import pytest
 
 from actframe import ActivationStore, StorageError
-from actframe.storage.folders import store_folder
+from actframe.errors import FormatError
+from actframe.storage.folders import LocalFolder, store_folder
+from actframe.storage.health import verify_store
 from actframe.storage.identity import begin_anew, check_new, is_store, read_identity
+from actframe.storage.repair import repair_store
 from actframe.testing import random_record
 
 
@@ -88,3 +91,27 @@ def test_what_is_a_store_is_told_from_what_is_not(tmp_path):
     check_new(store_folder(tmp_path / "store"))
     (tmp_path / "store" / "run.json").unlink()
     assert is_store(store_folder(tmp_path / "store"))
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        {"merged": [{"from": "a"}]},
+        {"merged": [{"from": "a", "run": 0, "writers": [3]}]},
+        {"merged": [{"from": "a", "run": [], "writers": []}]},
+        {"merged": [{"from": "a", "run": 0, "writers": []}, {"from": "b", "run": 1, "writers": []}]},
+        {"merged": [3]},
+        {"merged": 3},
+        3,
+    ],
+)
+def test_an_origin_that_makes_no_sense_is_damage_that_repair_knows(tmp_path, origin):
+    with ActivationStore(tmp_path / "run", run={"seed": 1}) as store:
+        store.append(random_record(0))
+    identity = tmp_path / "run" / "run.json"
+    identity.write_text(json.dumps({**json.loads(identity.read_text()), "origin": origin}))
+    with pytest.raises(FormatError, match="run.json of .* is damaged"):
+        ActivationStore(tmp_path / "run")
+    assert [problem.kind for problem in verify_store(LocalFolder(tmp_path / "run")).problems] == ["identity"]
+    assert "made anew" in repair_store(tmp_path / "run").identity
+    assert ActivationStore(tmp_path / "run").run == {"seed": 1}

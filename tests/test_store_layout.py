@@ -15,6 +15,7 @@ from actframe import ActivationStore, Selection, load_activations
 from actframe.benchmarks.general import General
 from actframe.errors import PromptError, SettingsError, StorageError
 from actframe.runs.generation import GenerationSettings
+from actframe.runs.ledger_answers import find_answers
 from actframe.runs.recording import CaptureSettings
 from actframe.runs.run import BenchmarkRun, RunSettings
 from actframe.runs.statistics import summarize, summarize_by_subject
@@ -406,3 +407,10 @@ def test_smollm2_goes_on_with_the_very_answers_that_it_would_have_given(smollm2,
     assert (resumed.new, resumed.summary) == (6, whole.summary)
     assert_same_answers(ActivationStore(tmp_path / "parts"), ActivationStore(tmp_path / "whole"))
     assert ActivationStore(tmp_path / "parts").stack("layer_29", positions="last_prompt").shape == (12, 576)
+
+
+def test_records_whose_question_or_trial_is_no_name_are_no_answers(tmp_path):
+    with ActivationStore(tmp_path / "run") as store:
+        for said in ({"question_id": [1]}, {"question_id": {"a": 1}}, {"trial": [0]}, {}):
+            store.append(random_record(0, 3, **said))
+    assert find_answers(store.ledger) == {("sums/0", 0): 3}

@@ -52,7 +52,8 @@ def find_answers(ledger: Ledger) -> dict[Key, int]:
     if len(ledger):
         pairs = zip(ledger.column("question_id"), ledger.column("trial"), strict=True)
         for number, (question, trial) in enumerate(pairs):
-            if question is not MISSING and trial is not MISSING:
+            # What is a list or an object names no question.
+            if not any(value is MISSING or isinstance(value, list | dict) for value in (question, trial)):
                 found.setdefault((question, trial), number)
     return found
 

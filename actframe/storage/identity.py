@@ -121,7 +121,9 @@ def read_identity(folder: StoreFolder) -> StoreIdentity:
         content = json.loads(folder.read(IDENTITY))
         found = content["format"]
         identity = StoreIdentity(content["backend"], content["run"], content.get("created"), content.get("origin"))
-    except (ValueError, TypeError, KeyError) as error:
+        if found == FORMAT:
+            _check_sources(identity)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise FormatError(f"{IDENTITY} of {folder.location} is damaged, or not that of a store: {error!r}") from error
     if found != FORMAT:
         raise FormatError(
@@ -129,6 +131,16 @@ def read_identity(folder: StoreFolder) -> StoreIdentity:
             f"a newer version may read it"
         )
     return identity
+
+
+def _check_sources(identity: StoreIdentity) -> None:
+    """Raise for a merged store that does not say of which run each writer's records are."""
+    sources = (identity.origin or {}).get("merged", ())
+    if not all({*map(type, source["writers"])} <= {str} and type(source["run"]) is int for source in sources):
+        raise ValueError("its origin does not say which writers are of which run")
+    numbers = {source["run"] for source in sources}
+    if len(numbers) > 1 and not (min(numbers) >= 0 and max(numbers) < len((identity.run or {})["merged"])):
+        raise ValueError("its origin names other runs than it has")
 
 
 def identity_content(
