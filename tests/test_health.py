@@ -606,3 +606,11 @@ def test_a_store_elsewhere_is_verified_and_repaired(url):
     folder.remove(f"ledger/{ledger}")
     repair_store(url)
     assert numbers_of(url) == list(NUMBERS)
+
+
+def test_a_shard_in_a_format_that_nothing_installed_reads_is_no_reason_not_to_open_a_store(path):
+    """A plugin wrote it and was killed, and then it was removed."""
+    (path / "shards" / "20200101T000000Z-0000000bb-000001.other").write_bytes(b"who knows")
+    with pytest.warns(RuntimeWarning, match="cannot be read .*no storage backend for files ending in '.other'"):
+        store = ActivationStore(path)
+    assert len(store) == len(list(store))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sized
 
 import numpy
 
-from actframe.errors import FormatError, StorageError
+from actframe.errors import ActframeError, FormatError
 from actframe.records.shard import Shard
 from actframe.storage.checksums import file_checksum
 from actframe.storage.files import read_bundle
@@ -95,7 +95,7 @@ def _recover_writer(
         for shard in orphans:
             try:
                 lines = list(missing_lines(folder, ledger, shard, committed))
-            except StorageError as error:
+            except ActframeError as error:
                 said.append(f"the shard {shard} lacks ledger lines and cannot be read ({error}); try `actframe repair`")
                 continue
             if lines:
