@@ -35,6 +35,12 @@ class StorageBackend(Extension, ABC):
     def write(self, path: Path, bundle: Bundle) -> str | None:
         """Write `bundle` to `path`, which is new or empty. Tensors are on CPU; they must not be changed.
 
+        A store has one element of each new site and dtype written to find out what the format can hold, and deletes
+        the file.
+
+        Raises:
+            StorageError: the format cannot hold a tensor's dtype or name; a store then refuses the record.
+
         Returns:
             The checksum of the file as `actframe.storage.checksums.Checked` gives it, or None: then a store reads the
             file once more to know it.
