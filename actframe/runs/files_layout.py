@@ -35,7 +35,7 @@ class FilesLayout(RunLayout):
     def check(self) -> None:
         if "://" in self.location:
             raise StorageError(f"{self.location} can hold a store only; use the layout 'store', or a local folder")
-        if is_store(store_folder(self.location)):
+        if self._folder.is_dir() and is_store(store_folder(self.location)):
             raise StorageError(f"{self.location} holds a store; give another folder, or use the layout 'store'")
 
     def check_can_write(self) -> None:
