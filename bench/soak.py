@@ -2,10 +2,10 @@
 
     python bench/soak.py [--minutes 5] [--backend safetensors]
 
-smollm2 answers nothing here: it runs over batches of several lengths, all layers recorded, for so many minutes. First
-records are kept in memory and compared with their payload; then they go into a store that is flushed every half minute,
-and each time the growth of the process is printed, with the speed beside that of the same passes without recording.
-In the end the store is verified, and a part of it compared with what the model computes once more.
+smollm2 answers nothing here: it runs over batches of several lengths, all layers recorded, for so many minutes. They go
+into a store that is flushed every half minute, and each time the growth of the process is printed, with the speed
+beside that of the same passes without recording. Then the store is verified, and a part of it compared with what the
+model computes once more. In the end records are kept in memory, and what they take is compared with their payload.
 """
 
 from __future__ import annotations
@@ -116,10 +116,6 @@ def main() -> None:
     for number in range(2):
         with ActivationRecorder(model, into=[]):
             model(batch(number), use_cache=False)
-    payload, grown = kept(model, 8)
-    console.print(
-        f"kept in memory: {payload / 1e6:.0f} MB of tensors, {grown / 1e6:.0f} MB more: {grown / payload:.3f}"
-    )
     table = Table(title=f"{arguments.minutes:g} minutes into a {arguments.backend} store", title_justify="left")
     for heading in ("records", "GB on disk", "MB more in memory", "time beside plain passes"):
         table.add_column(heading, justify="right")
@@ -127,6 +123,10 @@ def main() -> None:
         batches = soak(model, Path(name), arguments.backend, arguments.minutes, table)
         console.print(table)
         check(model, Path(name), batches, console)
+    payload, grown = kept(model, 8)
+    console.print(
+        f"kept in memory: {payload / 1e6:.0f} MB of tensors, {grown / 1e6:.0f} MB more: {grown / payload:.3f}"
+    )
 
 
 if __name__ == "__main__":
