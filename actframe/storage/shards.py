@@ -36,13 +36,11 @@ class Arrival:
         tensors: by site, plain and on the CPU.
         metadata: what the record says but for its activations.
         line: the same as a line of JSON, with its newline.
-        nbytes: of both.
     """
 
     tensors: dict[str, Tensor]
     metadata: Mapping[str, Any]
     line: bytes
-    nbytes: int
 
 
 def arrive(record: Mapping[str, Any]) -> Arrival:
@@ -57,8 +55,7 @@ def arrive(record: Mapping[str, Any]) -> Arrival:
     if reserved := [site for site in tensors if not is_column(site)]:
         raise StorageError(f"a site cannot be called {reserved[0]!r}: such names are those of a shard's own tensors")
     _check_positions(metadata)
-    line = encode_line(metadata)
-    return Arrival(tensors, metadata, line, len(line) + sum(tensor.nbytes for tensor in tensors.values()))
+    return Arrival(tensors, metadata, encode_line(metadata))
 
 
 def _check_positions(metadata: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""BackgroundWriter: packing, compression and disk beside the model, in one thread behind a bounded queue."""
+"""BackgroundWriter: packing, compression and disk in one thread beside the model, one shard behind it."""
 
 from __future__ import annotations
 
