@@ -23,6 +23,7 @@ LAYERS = [
         "actframe.records",
         "actframe.capture.sites",
         "actframe.capture.parts",
+        "actframe.capture.stacks",
         "actframe.capture.layout",
         "actframe.capture.selection",
     },

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from actframe.capture.parts import PART_NAMES, Place, block_places
-from actframe.errors import LayoutError
+from actframe.capture.stacks import find_stack
 
 __all__ = ["ModelLayout", "Place", "Tower", "find_layout"]
 
@@ -61,7 +61,7 @@ def find_layout(model: nn.Module) -> ModelLayout:
     towers = []
     for prefix, scope in scopes.items():
         path = _path_of(model, scope)
-        if stack := _find_stack(model, scope, path, "encoder" if prefix == "encoder." else "decoder"):
+        if stack := find_stack(model, scope, path, "encoder" if prefix == "encoder." else "decoder"):
             root = path if len(scopes) > 1 else _root(model, stack)
             span = "" if prefix == "decoder." else root
             towers.append(_describe_tower(model, Tower(prefix, _blocks(model, stack), root, span), path, stack))
@@ -101,57 +101,6 @@ def _call(model: Any, getter: str) -> Any:  # transformers leaves these getters 
 
 def _path_of(model: nn.Module, wanted: nn.Module) -> str:
     return next((path for path, module in model.named_modules() if module is wanted), "")
-
-
-_STACK_NAME = re.compile(r"(^|\.)(layers?|h|blocks?)$")
-
-
-def _find_stack(model: nn.Module, scope: nn.Module, scope_path: str, role: str) -> str | None:
-    """The dotted path of the list of blocks. Each rule narrows the candidates only where it leaves any."""
-    lists = _lists(model, nn.ModuleList) or _lists(model, nn.Sequential)
-    prefix = f"{scope_path}." if scope_path else ""
-    count = _block_count(model, role)
-    rules: list[Callable[[str], bool]] = [
-        lambda path: all(_is_block(child) for child in lists[path].children()),
-        lambda path: path.startswith(prefix),
-        lambda path: _STACK_NAME.search(path) is not None,
-        lambda path: len(lists[path]) == count,
-    ]
-    candidates = list(lists)
-    for rule in rules:
-        candidates = [path for path in candidates if rule(path)] or candidates
-    if not candidates:
-        return None
-    depth = min(path.count(".") for path in candidates)
-    candidates = [path for path in candidates if path.count(".") == depth]
-    if len(candidates) > 1:
-        raise LayoutError(
-            f"several lists of modules in {type(model).__name__} could be its blocks: {', '.join(candidates)}; "
-            "name the right one in a plugin's model_layout hook, or record module:<dotted path> sites"
-        )
-    return candidates[0]
-
-
-def _lists(model: nn.Module, kind: type[nn.Module]) -> dict[str, Any]:
-    return {
-        path: module for path, module in model.named_modules() if isinstance(module, kind) and list(module.children())
-    }
-
-
-def _is_block(module: nn.Module) -> bool:
-    return any(kind.__name__ == "GradientCheckpointingLayer" for kind in type(module).__mro__)
-
-
-def _block_count(model: nn.Module, role: str) -> int | None:
-    config = getattr(model, "config", None)
-    if config is None:
-        return None
-    text = _call(config, "get_text_config") if hasattr(config, "get_text_config") else config
-    names = {"encoder": ["encoder_layers"], "decoder": ["decoder_layers", "num_decoder_layers"]}[role]
-    for name in [*names, "num_hidden_layers"]:
-        if isinstance(count := getattr(text, name, None), int):
-            return count
-    return None
 
 
 _NORM_NAME = re.compile(r"(final_|post_|last_)?(layer_?norm|norm|ln)(_f|_post|_final)?", re.IGNORECASE)
