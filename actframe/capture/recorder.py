@@ -5,19 +5,18 @@ from __future__ import annotations
 import functools
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
-import transformers
 from torch import Tensor, nn
 
 from actframe.capture.attached import Attached
 from actframe.capture.available import find_strategy, layout_of, selected_places
 from actframe.capture.batches import Batch, RecordedSequence
 from actframe.capture.layout import ModelLayout, Tower
+from actframe.capture.receipt import circumstances, describe_places, versions
 from actframe.capture.rows import known_ids
 from actframe.capture.selection import Scratch, Selection, Sites
 from actframe.capture.sequence import RowActivations, SequenceGroup
@@ -83,6 +82,7 @@ class ActivationRecorder:
         self._strategy = find_strategy(strategy)
         self._layout = layout_of(model)
         self._sites = selected_places(self.selection, model, self._layout, self._strategy)
+        self._places = describe_places(self._sites)
         self._tokenizer = tokenizer
         self._into = into
         self._records: list[tuple[tuple[int, int], ActivationRecord]] = []
@@ -125,7 +125,7 @@ class ActivationRecorder:
     def __enter__(self) -> ActivationRecorder:
         if self._session is not None:
             raise CaptureError("this recorder is recording already; use a second recorder inside its block")
-        describe = functools.partial(_circumstances, self.model)
+        describe = functools.partial(circumstances, self.model, self._places)
         session = Session(
             self._layout, self._sites, self.selection, _warm.pop(self.model, None), describe, self._deliver
         )
@@ -228,7 +228,7 @@ class ActivationRecorder:
                 **group.circumstances,
                 "batch_size": len(group.rows),
                 "recorded": "live",
-                **_versions(),
+                **versions(),
                 "activations": tensors,
             }
         )
@@ -237,23 +237,6 @@ class ActivationRecorder:
         if self._tokenizer is None:
             return None
         return str(self._tokenizer.decode(ids, skip_special_tokens=not keep_special))
-
-
-def _circumstances(model: Any) -> dict[str, Any]:
-    """How a model computes at this moment: in which dtype, with which attention kernel."""
-    parameter = next(model.parameters(), None)
-    dtype = getattr(model, "dtype", parameter.dtype if parameter is not None else torch.get_default_dtype())
-    kernel = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    return {"dtype": str(dtype).removeprefix("torch."), "attn_implementation": kernel}
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    return {
-        "actframe_version": metadata.version("actframe"),
-        "torch_version": str(torch.__version__),
-        "transformers_version": transformers.__version__,
-    }
 
 
 def _hook_begins(model: nn.Module, layout: ModelLayout, session: Session, stack: ExitStack) -> None:

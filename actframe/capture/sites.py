@@ -7,13 +7,15 @@ from collections.abc import Iterable, Sequence
 
 from actframe.errors import SiteError, nearest
 
-__all__ = ["INPUT", "LAYER", "MODULE", "canonical", "expand", "layer_count", "layer_site", "summarise"]
+__all__ = ["INPUT", "LAYER", "MODULE", "canonical", "expand", "family", "layer_count", "layer_site", "summarise"]
 
 MODULE = "module:"
 INPUT = "@input"
 
 LAYER = re.compile(r"(?P<tower>(?:\w+\.)?)layer_(?P<index>\d+)")
 """A residual stream after a block, with the tower it is in."""
+
+_NUMBERED = re.compile(r"(?<!\w)layer_(\d+)(?!\w)")
 
 _TOWER = r"((?:(?!resid_|blocks\b|attn_|mlp_)\w+\.)?)"
 _ALIASES = [
@@ -94,6 +96,16 @@ def layer_count(available: Iterable[str]) -> dict[str, int]:
     return counts
 
 
+def family(site: str) -> tuple[str, str | None]:
+    """What a site has in common with those of other layers, and the number of its layer, if it has one.
+
+    >>> family("encoder.layer_3.mlp_out"), family("logits")
+    (('encoder.layer_{i}.mlp_out', '3'), ('logits', None))
+    """
+    found = _NUMBERED.search(site)
+    return (site, None) if found is None else (f"{site[: found.start(1)]}{{i}}{site[found.end(1) :]}", found[1])
+
+
 def summarise(available: Sequence[str]) -> str:
     """The sites in few words: numbered ones as a range.
 
@@ -102,7 +114,7 @@ def summarise(available: Sequence[str]) -> str:
     """
     families: dict[str, list[str]] = {}
     for site in available:
-        families.setdefault(re.sub(r"layer_\d+", "layer_#", site), []).append(site)
+        families.setdefault(family(site)[0], []).append(site)
     return (
         ", ".join(sites[0] if len(sites) == 1 else f"{sites[0]} .. {sites[-1]}" for sites in families.values())
         or "no site of its own"

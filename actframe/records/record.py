@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from actframe.capture.sites import MODULE, family
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -33,6 +35,8 @@ class ActivationRecord(Mapping[str, Any]):
         prompt_length: how many positions, from 0, belong to the prompt.
         sites: the names of the recorded sites, in the model's order.
         strategy: the capture strategy's name.
+        places: where in the model the sites were taken, those that differ in their layer alone in one entry:
+            `{"layer_{i}": "model.layers.{i}"}`. `place_of` reads it. Records of older versions have none.
         dtype: what the model computes in (`"bfloat16"`); each tensor has the dtype that it was stored in.
         attn_implementation: the model's attention kernel (`"sdpa"`, `"eager"`), or None.
         batch_size: how many sequences were computed together.
@@ -55,6 +59,7 @@ class ActivationRecord(Mapping[str, Any]):
     prompt_length: int
     sites: list[str]
     strategy: str
+    places: dict[str, str]
     dtype: str
     attn_implementation: str | None
     batch_size: int
@@ -102,6 +107,17 @@ class ActivationRecord(Mapping[str, Any]):
     def positions_of(self, site: str) -> list[int]:
         """The absolute position of each row of one site."""
         return self.site_positions.get(site, self.positions)
+
+    def place_of(self, site: str) -> str | None:
+        """The dotted path of the module that gave one site, `model.layers.3`; None where the record does not say.
+
+        `@input` at the end means what enters the module, `[1]` which item of what it returns.
+        """
+        if site.startswith(MODULE):
+            return site.removeprefix(MODULE)
+        places: Mapping[str, str] = self._values.get("places") or {}
+        name, index = family(site)
+        return places[site] if site in places else places[name].replace("{i}", index or "") if name in places else None
 
     def replace(self, **changes: Any) -> ActivationRecord:
         """A copy with some keys changed or added; tensors are shared, not copied."""
