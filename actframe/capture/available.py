@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
 from actframe.capture.base import CaptureStrategy
+from actframe.capture.by_hand import checked_layout, checked_stacks
 from actframe.capture.layout import ModelLayout, Place, find_layout
 from actframe.capture.selection import Selection
 from actframe.capture.sites import INPUT, MODULE
+from actframe.errors import LayoutError
 from actframe.registry import registry
 
 __all__ = ["available_sites", "find_strategy", "layout_of", "refused_sites", "selected_places"]
@@ -37,11 +39,28 @@ def refused_sites(model: nn.Module, strategy: str = "hooks") -> dict[str, str]:
     return {site: reason or f"is not what strategy {strategy!r} can take" for site, reason in refused.items()}
 
 
-def layout_of(model: nn.Module) -> ModelLayout:
-    """What a plugin says of the model's parts, else what its structure says."""
-    for _, layout in registry().call_each("model_layout", model=model):
-        if isinstance(layout, ModelLayout):
-            return layout
+def layout_of(
+    model: nn.Module, layout: ModelLayout | None = None, blocks: str | Mapping[str, str] | None = None
+) -> ModelLayout:
+    """Where a model's parts are: as the caller says, else as a plugin says, else as its structure says.
+
+    Args:
+        model: whose parts.
+        layout: the caller's own, checked against the model.
+        blocks: dotted path of the list of blocks, or of each tower's by site prefix; the rest is found from there.
+
+    Raises:
+        LayoutError: the caller names what the model does not have, or the structure can be read in two ways.
+    """
+    if layout is not None and blocks is not None:
+        raise LayoutError("layout= says where the blocks are, and blocks= too; give one of them")
+    if layout is not None:
+        return checked_layout(model, layout)
+    if blocks is not None:
+        return find_layout(model, checked_stacks(model, blocks))
+    for _, described in registry().call_each("model_layout", model=model):
+        if isinstance(described, ModelLayout):
+            return described
     return find_layout(model)
 
 

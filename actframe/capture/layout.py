@@ -51,26 +51,45 @@ class ModelLayout:
     places: Mapping[str, Place] = field(default_factory=lambda: MappingProxyType({}))
 
 
-def find_layout(model: nn.Module) -> ModelLayout:
+def find_layout(model: nn.Module, stacks: Mapping[str, str] | None = None) -> ModelLayout:
     """Find the parts of a model by structure. A model without blocks has an empty layout: only `module:` sites.
+
+    Args:
+        model: whose parts.
+        stacks: the dotted path of each tower's list of blocks, by site prefix; None to find them.
 
     Raises:
         LayoutError: several lists of modules could be the blocks; the message lists them.
     """
-    scopes = _scopes(model)
-    towers = []
-    for prefix, scope in scopes.items():
-        path = _path_of(model, scope)
-        if stack := find_stack(model, scope, path, "encoder" if prefix == "encoder." else "decoder"):
-            root = path if len(scopes) > 1 else _root(model, stack)
-            span = "" if prefix == "decoder." else root
-            towers.append(_describe_tower(model, Tower(prefix, _blocks(model, stack), root, span), path, stack))
+    towers = _towers_by_hand(model, stacks) if stacks is not None else _find_towers(model)
     places: dict[str, Place] = {}
     for tower in towers:
         places |= _tower_places(model, tower)
     if towers and (head := _head(model)):
         places["logits"] = Place(head, tower=towers[-1].prefix)
     return ModelLayout(tuple(towers), MappingProxyType(places))
+
+
+def _find_towers(model: nn.Module) -> list[Tower]:
+    scopes = _scopes(model)
+    towers = []
+    for prefix, scope in scopes.items():
+        path = _path_of(model, scope)
+        if stack := find_stack(model, scope, path, "encoder" if prefix == "encoder." else "decoder"):
+            root = path if len(scopes) > 1 else _root(model, stack)
+            towers.append(_describe_tower(model, prefix, root, path, stack))
+    return towers
+
+
+def _towers_by_hand(model: nn.Module, stacks: Mapping[str, str]) -> list[Tower]:
+    """The towers around stacks that somebody named; the language model's comes last, as everywhere."""
+    known = {prefix: _path_of(model, scope) for prefix, scope in _scopes(model).items()}
+    towers = []
+    for prefix, stack in sorted(stacks.items(), key=lambda item: item[0] in ("", "decoder.")):
+        scope = known.get(prefix, "") if len(known) > 1 else ""
+        around = bool(scope) and stack.startswith(f"{scope}.")
+        towers.append(_describe_tower(model, prefix, scope if around else _root(model, stack), scope * around, stack))
+    return towers
 
 
 def _scopes(model: nn.Module) -> dict[str, nn.Module]:
@@ -119,8 +138,9 @@ def _blocks(model: nn.Module, stack: str) -> tuple[str, ...]:
     return tuple(f"{stack}.{name}" for name, _ in model.get_submodule(stack).named_children())
 
 
-def _describe_tower(model: nn.Module, tower: Tower, scope: str, stack: str) -> Tower:
+def _describe_tower(model: nn.Module, prefix: str, root: str, scope: str, stack: str) -> Tower:
     """The tower with its final norm, where one is found between the stack and its scope."""
+    tower = Tower(prefix, _blocks(model, stack), root, "" if prefix == "decoder." else root)
     owner = stack.rpartition(".")[0]
     for path in _upwards(owner, scope):
         for name, child in model.get_submodule(path).named_children():

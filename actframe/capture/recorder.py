@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,6 +59,9 @@ class ActivationRecorder:
         strategy: the capture strategy's name.
         tokenizer: decodes prompts and responses; without it they are None.
         into: gets each record as its sequence closes, so that memory stays flat; without it they gather in `records`.
+        layout: where the model's parts are, where you know better than the structural rule.
+        blocks: dotted path of the list of blocks, where the rest can be found from there; of a model of several towers,
+            the path of each by the prefix of its sites: `{"vision.": "visual.blocks", "": "model.layers"}`.
 
     Raises:
         UnknownNameError: no such strategy.
@@ -74,13 +78,15 @@ class ActivationRecorder:
         strategy: str = "hooks",
         tokenizer: Any = None,
         into: Sink | None = None,
+        layout: ModelLayout | None = None,
+        blocks: str | Mapping[str, str] | None = None,
     ) -> None:
         if into is not None and not hasattr(into, "append"):
             raise CaptureError(f"into= takes anything with append(record), not {type(into).__name__}")
         self.model = model
         self.selection = Selection.of(select)
         self._strategy = find_strategy(strategy)
-        self._layout = layout_of(model)
+        self._layout = layout_of(model, layout, blocks)
         self._sites = selected_places(self.selection, model, self._layout, self._strategy)
         self._places = describe_places(self._sites)
         self._tokenizer = tokenizer
