@@ -21,6 +21,8 @@ LAYERS = [
     {"actframe.errors", "actframe.extension"},
     {
         "actframe.records",
+        "actframe.capture.copies",
+        "actframe.capture.scratch",
         "actframe.capture.sites",
         "actframe.capture.parts",
         "actframe.capture.stacks",

@@ -6,7 +6,6 @@ device, before the copy.
 
 from __future__ import annotations
 
-import math
 import warnings
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from actframe.capture import sites as site_names
+from actframe.capture.scratch import Scratch
 from actframe.errors import SelectionError, SiteError
 
 __all__ = ["Scratch", "Selection", "SiteBuffer", "Sites", "count_overflows"]
@@ -166,51 +166,6 @@ def count_overflows(rows: Tensor, dtype: torch.dtype) -> int:
     return int(((rows.abs() > limit) & rows.isfinite()).sum()) if limit < torch.finfo(rows.dtype).max else 0
 
 
-class Scratch:
-    """Memory for rows while their sequences grow.
-
-    It comes in pieces so large that it lies apart from the memory that the model takes and gives back at every step:
-    small pieces in between would cost the model more than the copies do. Memory that has been written once is several
-    times faster to write again, so `reset` keeps it.
-    """
-
-    CHUNK_BYTES = 64 << 20
-    KEPT_BYTES = 128 << 20
-    _ALIGNMENT = 64
-
-    def __init__(self) -> None:
-        self._chunks: list[Tensor] = []
-        self._number = 0
-        self._offset = 0
-
-    def new(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """An uninitialised tensor that stays valid until `reset`."""
-        count = math.prod(shape) * dtype.itemsize
-        if not self._chunks or self._offset + count > len(self._chunks[self._number]):
-            self._turn_to_a_chunk_of(count)
-        piece = self._chunks[self._number][self._offset : self._offset + count]
-        self._offset += -(-count // self._ALIGNMENT) * self._ALIGNMENT
-        return piece.view(dtype).view(*shape)
-
-    def reset(self) -> None:
-        """Take back every tensor that was given out."""
-        self._number = self._offset = 0
-
-    def shrink(self) -> None:
-        """Give up what is more than `KEPT_BYTES`; no tensor is given out at this moment."""
-        while self._chunks and sum(map(len, self._chunks)) > self.KEPT_BYTES:
-            self._chunks.pop()
-        self.reset()
-
-    def _turn_to_a_chunk_of(self, count: int) -> None:
-        number = self._number + 1 if self._chunks else 0
-        if number == len(self._chunks) or len(self._chunks[number]) < count:
-            # Not of inference mode, whose memory could not be written outside it.
-            with torch.inference_mode(False):
-                self._chunks.insert(number, torch.empty(max(self.CHUNK_BYTES, count), dtype=torch.uint8))
-        self._number, self._offset = number, 0
-
-
 class SiteBuffer:
     """The kept rows of one site for a group of sequences that grow.
 
@@ -231,6 +186,7 @@ class SiteBuffer:
         """Copy rows `(n, ...)` from any device; their trailing shape and dtype must stay the same."""
         self._check(rows)
         taken, count = 0, rows.shape[0]
+        copy = self._scratch.copies.begin if rows.is_cuda else Tensor.copy_
         if not self._segments:
             self._add(rows, count)
         while taken < count:
@@ -239,12 +195,13 @@ class SiteBuffer:
             if not room:
                 self._add(rows, max(count - taken, self.length))
                 continue
-            self._segments[-1][offset : offset + room].copy_(rows[taken : taken + room])
+            copy(self._segments[-1][offset : offset + room], rows[taken : taken + room])
             taken += room
             self.length += room
 
     def take(self, cells: list[int]) -> Tensor:
         """A new tensor of the rows that came as number `cells`, ascending."""
+        self._scratch.copies.wait()
         pieces, first = [], 0
         while first < len(cells):
             number = bisect_right(self._starts, cells[first]) - 1
@@ -258,7 +215,7 @@ class SiteBuffer:
 
     def _add(self, rows: Tensor, count: int) -> None:
         self._starts.append(self.length)
-        self._segments.append(self._scratch.new((count, *rows.shape[1:]), rows.dtype))
+        self._segments.append(self._scratch.new((count, *rows.shape[1:]), rows.dtype, pinned=rows.is_cuda))
 
     def _check(self, rows: Tensor) -> None:
         if self._segments:
