@@ -40,7 +40,7 @@ def test_an_encoder_decoder_has_two_towers_and_one_head():
         ("decoder.", "decoder", 4),
     ]
     assert layout.places["decoder.layer_1.mlp_out"].module == "decoder.block.1.layer.2.DenseReluDense"
-    assert layout.places["logits"] == Place("lm_head", tower="decoder.")
+    assert layout.places["logits"] == Place("lm_head", tower="decoder.", axes="logits")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import nn
 
@@ -90,10 +91,13 @@ def _names_modules(selection: Selection) -> bool:
 def _module_places(model: nn.Module, layout: ModelLayout) -> dict[str, Place]:
     """Every module's output and input as a site, each in the tower that the module belongs to."""
     main = layout.towers[-1].prefix if layout.towers else ""
+    # What a module is known to give under another name has the axes that it has there.
+    known = {(place.module, place.side): place for place in layout.places.values() if place.item == 0}
     places = {}
     for path, _ in model.named_modules():
         inside = [t.prefix for t in layout.towers if t.root and f"{path}.".startswith(f"{t.root}.")]
         tower = inside[0] if inside else main
-        places[f"{MODULE}{path}"] = Place(path, tower=tower)
-        places[f"{MODULE}{path}{INPUT}"] = Place(path, "input", tower=tower)
+        for ending, place in (("", Place(path, axes="unknown")), (INPUT, Place(path, "input", axes="unknown"))):
+            like = known.get((path, place.side), place)
+            places[f"{MODULE}{path}{ending}"] = replace(place, tower=tower, axes=like.axes, streams=like.streams)
     return places

@@ -66,7 +66,7 @@ def find_layout(model: nn.Module, stacks: Mapping[str, str] | None = None) -> Mo
     for tower in towers:
         places |= _tower_places(model, tower)
     if towers and (head := _head(model)):
-        places["logits"] = Place(head, tower=towers[-1].prefix)
+        places["logits"] = Place(head, tower=towers[-1].prefix, axes="logits")
     return ModelLayout(tuple(towers), MappingProxyType(places))
 
 
@@ -178,7 +178,4 @@ def _tower_places(model: nn.Module, tower: Tower) -> dict[str, Place]:
     places |= dict(sorted(parts.items(), key=lambda item: PART_NAMES.index(item[0].partition(".")[2])))
     if tower.final_norm is not None:
         places["final_norm"] = Place(tower.final_norm)
-    return {
-        tower.prefix + name: Place(place.module, place.side, place.item, tower.prefix, place.axes)
-        for name, place in places.items()
-    }
+    return {tower.prefix + name: replace(place, tower=tower.prefix) for name, place in places.items()}

@@ -9,10 +9,26 @@ from typing import Literal
 
 from torch import nn
 
-__all__ = ["PART_NAMES", "Place", "block_places"]
+__all__ = ["PART_NAMES", "Axes", "Place", "block_places"]
 
 PART_NAMES = ["resid_pre", "attn_out", "mlp_out", "mlp_act", "attn_probs", "router_logits"]
 """The sites within a block, in the order in which they are listed."""
+
+
+Axes = Literal[
+    "residual", "flat", "pos_first", "streams", "streams_first", "packed_streams", "logits", "pattern", "unknown"
+]
+"""How a site's tensor is laid out.
+
+- `residual`: `(batch, pos, d)`; the first two axes may arrive flattened into one.
+- `flat`: `(batch * pos, d)`, as experts see tokens, or `(pos, d)` where a tower packs all its rows into one.
+- `pos_first`: `(pos, batch, d)`; the first two axes may arrive flattened into one.
+- `streams`: `(batch, pos, stream, d)`; `streams_first`: `(stream, batch, pos, d)`; `packed_streams`:
+  `(batch, pos, stream * d)`. Records hold `(pos, stream, d)`.
+- `logits`: `(batch, pos, vocabulary)`, where the last positions may be the only ones.
+- `pattern`: `(batch, head, pos, key)`.
+- `unknown`: what any module may give; taken where it can only be `(batch, pos, ...)`, or `(batch, d)` of one position.
+"""
 
 
 @dataclass(frozen=True)
@@ -24,15 +40,16 @@ class Place:
         side: whether the tensor goes into the module or comes out of it.
         item: which item of the output, where that is a tuple.
         tower: prefix of the tower that the module works for.
-        axes: `"residual"` for `(batch, pos, ...)`, which may arrive with the first two axes flattened into one;
-            `"pattern"` for `(batch, head, pos, key)`.
+        axes: how its tensor is laid out.
+        streams: how many residual streams it holds beside each other, where its axes are those of streams.
     """
 
     module: str
     side: Literal["input", "output"] = "output"
     item: int = 0
     tower: str = ""
-    axes: Literal["residual", "pattern"] = "residual"
+    axes: Axes = "residual"
+    streams: int = 1
 
 
 _ATTENTION_NAME = re.compile(r"(self_?)?(attn|attention)", re.IGNORECASE)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from actframe.capture.axes import to_rows
 from actframe.capture.calls import Call, cache_address
 from actframe.capture.layout import Place
 from actframe.capture.patterns import PatternBuffer
@@ -139,7 +140,7 @@ class SequenceGroup:
         if place.axes == "pattern":
             self._patterns.setdefault(site, PatternBuffer()).append(tensor, self._columns, first_cell, call)
             return
-        flat, offset = flatten(site, tensor, call)
+        flat, offset = to_rows(site, place, tensor, call)
         buffer = self._used.get(site)
         if buffer is None:
             buffer = self._used[site] = SiteBuffer(self._scratch)
@@ -242,26 +243,3 @@ class SequenceGroup:
                 cells[cell] = buffer.length + len(chosen)
                 chosen.append(number * (call.width - offset) + place - offset)
         return flat[torch.tensor(chosen, dtype=torch.long, device=flat.device)]
-
-
-def flatten(site: str, tensor: Tensor, call: Call) -> tuple[Tensor, int]:
-    """A tensor as `(rows * columns, ...)`, and the first column it has.
-
-    Raises:
-        CaptureError: its axes are not the call's rows and columns.
-    """
-    tensor = tensor.detach()
-    shape = tuple(tensor.shape)
-    cells = call.rows * call.width
-    by_index = site.endswith("logits") and call.logits_by_index
-    if not by_index:
-        if shape[:2] == (call.rows, call.width) and len(shape) > 2:
-            return tensor.reshape(cells, *shape[2:]), 0
-        if len(shape) == 2 and shape[0] == cells:
-            return tensor, 0
-        if len(shape) > 2 and shape[0] == call.rows and shape[1] < call.width and site.endswith("logits"):
-            return tensor.reshape(call.rows * shape[1], *shape[2:]), call.width - shape[1]
-    raise CaptureError(
-        f"{site} has shape {shape} in a forward pass of {call.rows} rows and {call.width} columns; only tensors "
-        "(batch, pos, ...) can be told apart by position" + (", not logits that an index chose" if by_index else "")
-    )

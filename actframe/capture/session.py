@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from actframe.capture.axes import call_shape
 from actframe.capture.batches import Batch, RecordedSequence, batch_so_far
 from actframe.capture.calls import Call, read_call
 from actframe.capture.encodings import Encodings
@@ -94,7 +95,7 @@ class Session:
             return
         call, group = current
         if not call.width:
-            call.rows, call.width = tensor.shape[0], tensor.shape[1] if tensor.ndim > 2 else 1
+            call.rows, call.width = call_shape(site, place, tensor)
             self._extend(call, group, place.tower)
         call.fired[site] += 1
         if call.fired[site] > 1:
