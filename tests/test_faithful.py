@@ -106,14 +106,6 @@ def test_a_conversation_of_several_turns_that_keeps_its_cache_is_recorded_whole(
     assert one.activations["layer_3"].data_ptr() != two.activations["layer_3"].data_ptr()
 
 
-@pytest.mark.parametrize("change", ["reorder_cache", "batch_select_indices"])
-def test_a_cache_whose_rows_were_moved_is_refused(model, tokenizer, change):
-    with pytest.raises(CaptureError, match="reordered, selected or repeated"), ActivationRecorder(model, 0):
-        cache = model(**encode(tokenizer)).past_key_values
-        getattr(cache, change)(torch.tensor([2, 0, 1]))
-        model(torch.tensor([[1], [2], [3]]), past_key_values=cache)
-
-
 def test_what_a_crop_takes_from_the_cache_is_forgotten(model):
     with ActivationRecorder(model, ["embeddings", "layer_2"]) as recorder:
         cache = model(torch.tensor([[1, 2, 3]])).past_key_values
@@ -130,13 +122,6 @@ def test_a_cache_in_another_form_is_refused(model):
     pair = tuple((torch.zeros(1, 2, 4, 8), torch.zeros(1, 2, 4, 8)) for _ in range(4))
     with pytest.raises(CaptureError, match="past_key_values is a tuple"), ActivationRecorder(model, 0):
         model(torch.tensor([[1]]), past_key_values=pair)
-
-
-def test_a_recurrent_state_is_refused(tokenizer):
-    mamba = tiny_model("mamba", num_hidden_layers=2, state_size=4)
-    with pytest.raises(CaptureError, match="cache_params= continues a recurrent state"), ActivationRecorder(mamba):
-        out = mamba(torch.tensor([[1, 2, 3]]), use_cache=True)
-        mamba(torch.tensor([[4]]), cache_params=out.cache_params, use_cache=True)
 
 
 def test_sequences_packed_into_one_row_are_refused(model):

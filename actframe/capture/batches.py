@@ -1,50 +1,47 @@
-"""Sequences of one group that are delivered, or read, together."""
+"""Sequences that are delivered, or read, together."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from actframe.capture.rows import known_ids
+from actframe.capture.columns import UNKNOWN
 from actframe.capture.sequence import SequenceGroup
 
-__all__ = ["Batch", "RecordedSequence", "batch_so_far"]
+__all__ = ["RecordedSequence", "known_ids", "sequences_so_far"]
 
 
 @dataclass(frozen=True)
 class RecordedSequence:
-    """One sequence, as far as it has come: which row it is of its group, its unpadded tokens, how long it is.
+    """One sequence, as far as it has come: where its columns are, and its unpadded tokens.
 
     Attributes:
-        row: number of the row.
+        group: the group it belongs to.
+        origin: which row of the group's first forward pass it comes from.
+        chain: its columns, one for each position that was computed.
         input_ids, output_ids: the tokens of the prompt and of the response.
-        length: how many positions have activations.
-    """
-
-    row: int
-    input_ids: list[int]
-    output_ids: list[int]
-    length: int
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Sequences of one group.
-
-    Attributes:
-        group: where their activations are.
-        sequences: in row order.
     """
 
     group: SequenceGroup
-    sequences: list[RecordedSequence]
+    origin: int
+    chain: list[int]
+    input_ids: list[int]
+    output_ids: list[int]
 
 
-def batch_so_far(group: SequenceGroup) -> Batch:
+def sequences_so_far(group: SequenceGroup) -> list[RecordedSequence]:
     """The rows of a group that nobody cut: a bare forward pass, or a loop that calls the model by hand."""
     sequences = []
-    for number, row in enumerate(group.rows):
+    rows = [*group.ended, *group.rows]
+    for row in sorted(rows, key=lambda each: each.origin):
         if row.committed:
-            tokens, prompt = row.tokens[: row.committed], group.prompt_length(row)
+            chain = row.settled(group.columns)
+            tokens, prompt = group.tokens(chain), group.prompt_length(chain)
             ids = known_ids(tokens[:prompt]), known_ids(tokens[prompt:])
-            sequences.append(RecordedSequence(number, *ids, row.committed))
-    return Batch(group, sequences)
+            sequences.append(RecordedSequence(group, row.origin, chain, *ids))
+    return sequences
+
+
+def known_ids(tokens: Iterable[int]) -> list[int]:
+    """The tokens whose ids were seen."""
+    return [token for token in tokens if token != UNKNOWN]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
-from collections import Counter
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from actframe.errors import CaptureError
 
-__all__ = ["Call", "cache_address", "read_call"]
+__all__ = ["Call", "cache_address", "filled_slots", "own_cache", "read_call"]
 
 
 @dataclass
@@ -25,11 +24,12 @@ class Call:
             not tell (a model that takes pixels, or any other module).
         ids: token ids by row, or None where embeddings were given.
         real: by row, whether each column holds a token and not padding; None where all do.
-        cache: the KV cache object that was passed, or None.
-        start: how many slots of the cache were filled before.
+        cache: the KV cache that was passed (of a decoder's own attention), or a recurrent state, or None.
+        start: how many slots of the cache were filled before; None where it is filled and does not say how far.
+        past: by row, whether each of these slots holds a token and not padding; None where all do.
         logits_by_index: whether the head computes columns that an index names.
         encoder_states: what a decoder attends to, or None.
-        fired: how often each site was emitted.
+        fired: the sites that were emitted.
     """
 
     rows: int = 0
@@ -37,21 +37,24 @@ class Call:
     ids: list[list[int]] | None = None
     real: list[list[bool]] | None = None
     cache: Any = None
-    start: int = 0
+    start: int | None = 0
+    past: list[list[bool]] | None = None
     logits_by_index: bool = False
     encoder_states: Tensor | None = None
-    fired: Counter[str] = field(default_factory=Counter)
+    fired: set[str] = field(default_factory=set)
 
 
-def read_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+def read_call(given: Mapping[str, Any]) -> Call:
     """Read a call's ids, padding and cache now, before the forward changes any of them.
+
+    Args:
+        given: the arguments by name.
 
     Raises:
         CaptureError: the arguments put sequences together in a way that cannot be told apart.
     """
-    given = _bind(module, args, kwargs)
-    cache = given.get("past_key_values")
-    _refuse_what_cannot_be_followed(given, cache)
+    _refuse_what_cannot_be_followed(given)
+    cache = own_cache(given)
     states = given.get("encoder_hidden_states")
     call = Call(
         cache=cache,
@@ -65,15 +68,30 @@ def read_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     call.rows, call.width = values.shape[:2]
     call.ids = ids.tolist() if ids is not None else None
     # A static cache hands out a live tensor that the forward moves on, so it is read as a number at once.
-    call.start = int(cache.get_seq_length()) if cache is not None else 0
-    call.real = _real_columns(given.get("attention_mask"), call.rows, call.width, call.start)
+    call.start = filled_slots(cache)
+    mask = given.get("attention_mask")
+    if mask is not None:
+        call.real = _real_columns(mask, call.rows, call.width, call.start)
+        call.past = _real_before(mask, call.rows, call.width, call.start)
     _refuse_packed(given.get("position_ids"), call)
     return call
 
 
+def own_cache(given: Any) -> Any:
+    """The cache among a call's arguments, or in its output: a decoder's own, or a recurrent state."""
+    look_up = given.get if isinstance(given, Mapping) else functools.partial(_attribute, given)
+    cache = look_up("past_key_values")
+    if cache is None:
+        cache = look_up("cache_params")
+    return getattr(cache, "self_attention_cache", cache)
+
+
+def _attribute(output: Any, name: str) -> Any:
+    return getattr(output, name, None)
+
+
 def cache_address(cache: Any) -> int | None:
     """Where the first keys of a cache are in memory; something else when its rows were reordered or selected."""
-    cache = getattr(cache, "self_attention_cache", cache)
     if getattr(cache, "offloading", False):
         return None
     keys = next((layer.keys for layer in getattr(cache, "layers", ()) if isinstance(_keys(layer), Tensor)), None)
@@ -84,29 +102,33 @@ def _keys(layer: Any) -> Any:
     return getattr(layer, "keys", None)
 
 
-def _bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    bound = dict(kwargs)
-    if args:
-        names = [name for name in inspect.signature(module.forward).parameters if name not in kwargs]
-        bound.update(zip(names, args, strict=False))
-    return bound
+def filled_slots(cache: Any) -> int | None:
+    """How many slots of a cache are filled; None for a recurrent state that has seen some and does not say how many."""
+    if cache is None:
+        return 0
+    try:
+        return int(cache.get_seq_length())
+    except ValueError:  # transformers' caches of recurrent layers alone
+        return None if cache.has_previous_state() else 0
 
 
-def _refuse_what_cannot_be_followed(given: dict[str, Any], cache: Any) -> None:
+def _refuse_what_cannot_be_followed(given: Mapping[str, Any]) -> None:
     if given.get("cu_seq_lens_q") is not None:
         raise CaptureError(
             "sequences packed into one row (continuous batching) cannot be told apart; use generate() to record them"
         )
-    if cache is not None and not hasattr(cache, "get_seq_length"):
-        raise CaptureError(
-            f"past_key_values is a {type(cache).__name__}, which does not say how much it holds; "
-            "pass a cache of transformers.cache_utils, or none"
-        )
-    for name in ("cache_params", "state"):
+    for name in ("past_key_values", "cache_params"):
+        cache = given.get(name)
+        if cache is not None and not hasattr(cache, "get_seq_length"):
+            raise CaptureError(
+                f"{name} is a {type(cache).__name__}, which does not say how much it holds; "
+                "pass a cache of transformers.cache_utils, or none"
+            )
+    for name in ("state", "mems", "past_buckets_states"):
         if given.get(name) is not None:
             raise CaptureError(
-                f"{name}= continues a recurrent state, which does not say what it has seen; run whole sequences "
-                "through the model instead (use_cache=False in generate, where the model allows it)"
+                f"{name}= continues a state of the model's own, which does not say what it has seen; run whole "
+                "sequences through the model instead (use_cache=False in generate, where the model allows it)"
             )
 
 
@@ -127,22 +149,52 @@ def _refuse_packed(position_ids: Any, call: Call) -> None:
         )
 
 
-def _real_columns(mask: Any, rows: int, width: int, start: int) -> list[list[bool]] | None:
+def _real_columns(mask: Any, rows: int, width: int, start: int | None) -> list[list[bool]] | None:
     """Which columns are tokens, from a 2-D padding mask or the diagonal of a 4-D attention mask."""
-    if isinstance(mask, Mapping):
-        mask = next((value for value in mask.values() if value is not None), None)
-    if not isinstance(mask, Tensor):
+    mask = _one_mask(mask)
+    if mask is None:
         return None
     length = mask.shape[-1]
-    first = start if length >= start + width else length - width
+    first = start if start is not None and length >= start + width else length - width
     if mask.ndim == 2:
         visible = mask[:, first : first + width] != 0
     else:
         # A padding column is the one that does not see itself.
         window = mask[..., first : first + width]
         own = window[..., 0, :] if mask.shape[-2] == 1 else window.diagonal(dim1=-2, dim2=-1)
-        own = own.reshape(own.shape[0], -1, width)[:, 0]
-        visible = own if own.dtype is torch.bool else own >= 0
+        visible = _is_visible(own.reshape(own.shape[0], -1, width)[:, 0])
+    return _unless_all(visible, rows, width)
+
+
+def _real_before(mask: Any, rows: int, width: int, start: int | None) -> list[list[bool]] | None:
+    """Which slots that were filled before are tokens, as far as a mask tells."""
+    sees_all = not isinstance(mask, Mapping) or mask.get("full_attention") is not None
+    mask = _one_mask(mask)
+    if not start or mask is None or mask.shape[-1] < start + width:
+        return None
+    # The last column sees every token before it, and no padding; in a sliding window it sees not even that.
+    visible = mask[:, :start] != 0 if mask.ndim == 2 else _is_visible(mask[:, 0, -1, :start])
+    found = _unless_all(visible, rows, start)
+    if found is not None and not sees_all:
+        raise CaptureError(
+            "a sliding window hides what a KV cache that was filled before holds, so padding in it cannot be told; "
+            "begin the recording before the prompt is computed, or pass a 2-D attention_mask of the whole sequence"
+        )
+    return found
+
+
+def _one_mask(mask: Any) -> Tensor | None:
+    if isinstance(mask, Mapping):
+        full = mask.get("full_attention")
+        mask = full if full is not None else next((value for value in mask.values() if value is not None), None)
+    return mask if isinstance(mask, Tensor) and mask.ndim in (2, 4) else None
+
+
+def _is_visible(mask: Tensor) -> Tensor:
+    return mask if mask.dtype is torch.bool else mask >= 0
+
+
+def _unless_all(visible: Tensor, rows: int, width: int) -> list[list[bool]] | None:
     if bool(visible.all()):
         return None
     found: list[list[bool]] = visible.expand(rows, width).tolist()

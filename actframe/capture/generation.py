@@ -1,7 +1,7 @@
 """What a call of `generate` asked for and returned: where prompts end, and where each row ends.
 
-The sequences that `generate` returns decide what belongs to the answer: a group of rows is theirs if it was fed
-exactly their tokens. Everything else that ran meanwhile (rejected drafts, an unconditional branch) is not.
+The sequences that `generate` returns decide what belongs to the answer: the columns that were fed exactly their
+tokens. Everything else that ran meanwhile (rejected drafts, beams given up, an unconditional branch) is not.
 """
 
 from __future__ import annotations
@@ -9,25 +9,17 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from actframe.capture.rows import UNKNOWN, Row, known_ids
+from actframe.capture.batches import RecordedSequence, known_ids
+from actframe.capture.calls import filled_slots, own_cache
+from actframe.capture.matching import Returned, find_columns
 from actframe.capture.sequence import SequenceGroup
 from actframe.errors import CaptureError
 
-__all__ = ["Answer", "Generation"]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One returned sequence: the tokens of its prompt and response, unpadded, and how many have activations."""
-
-    input_ids: list[int]
-    output_ids: list[int]
-    length: int
+__all__ = ["Generation"]
 
 
 class Generation:
@@ -37,36 +29,34 @@ class Generation:
         groups: the sequences that were computed meanwhile.
         prompt_width: how many slots of the cache are prompt; None where the first call of a sequence tells.
         thread: where it runs.
+        depth: how many calls of `generate` run within it.
 
     Raises:
-        CaptureError: it asks for what is not recorded, said before anything runs.
+        CaptureError: it asks for what transformers would not compute, said before anything runs.
     """
 
     def __init__(self, model: nn.Module, generate: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> None:
         given = _arguments(generate, args, kwargs)
         self._settings = _settings(model, given)
-        beams = self._settings("num_beams") or 1
-        if beams > 1:
-            raise CaptureError(
-                f"generate(num_beams={beams}) reorders rows at every step, which is not recorded yet; "
-                "use greedy search or sampling, or run without a recorder"
-            )
         self.groups: list[SequenceGroup] = []
         self.thread = threading.get_ident()
+        self.depth = 0
         self._encoder_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
         ids = given.get("inputs") if given.get("inputs") is not None else given.get("input_ids")
         embeds = given.get("inputs_embeds")
         self._returned_width = ids.shape[1] if isinstance(ids, Tensor) and ids.ndim == 2 else 0
         self._fed_embeddings = isinstance(embeds, Tensor)
         fed_width = embeds.shape[1] if isinstance(embeds, Tensor) else self._returned_width
+        if not self._encoder_decoder and not self._fed_embeddings:
+            fed_width += _slots_before(given, fed_width)
         self.prompt_width = None if self._encoder_decoder or not fed_width else fed_width
         self._may_stop_early = bool(given.get("stopping_criteria") or self._settings("stop_strings"))
 
-    def finish(self, result: Any) -> tuple[SequenceGroup, list[Answer]]:
-        """Find the rows that computed the returned sequences: their group, and the answer of each row.
+    def finish(self, result: Any) -> list[RecordedSequence]:
+        """The columns and tokens of each returned sequence.
 
         Raises:
-            CaptureError: no rows were fed exactly these tokens, or two groups of rows were.
+            CaptureError: no recorded rows were fed exactly its tokens, or several were.
         """
         returned = result.get("sequences") if isinstance(result, Mapping) else result
         if not isinstance(returned, Tensor) or returned.ndim != 2:
@@ -75,39 +65,33 @@ class Generation:
                 "what belongs to the answer cannot be told"
             )
         sequences = returned.tolist()
-        matches = [(group, found) for group in self.groups if (found := self._match(group, sequences)) is not None]
-        if len(matches) != 1:
-            fault = "no recorded rows were" if not matches else f"{len(matches)} groups of rows were each"
-            raise CaptureError(
-                f"{fault} fed the tokens that generate() returned, so the answer's activations cannot be told apart; "
-                "this way of generating is not recorded"
-            )
-        return matches[0]
+        each = self._settings("num_return_sequences") or 1
+        items = max(1, len(sequences) // each)
+        return [
+            self._record(tokens, (number * items // len(sequences), items), (number, len(sequences)))
+            for number, tokens in enumerate(sequences)
+        ]
 
-    def _match(self, group: SequenceGroup, sequences: list[list[int]]) -> list[Answer] | None:
-        if len(group.rows) != len(sequences):
-            return None
-        answers = []
-        for row, sequence in zip(group.rows, sequences, strict=True):
-            answer = self._match_row(group, row, sequence)
-            if answer is None:
-                return None
-            answers.append(answer)
-        return answers
+    def _record(self, tokens: list[int], item: tuple[int, int], number: tuple[int, int]) -> RecordedSequence:
+        """One returned sequence. Its last token was never fed back, or is of no account."""
+        width = self._prompt_end()
+        response = self._cut(tokens[width:], alone=number[1] == 1)
+        before = self.prompt_width - width if self.prompt_width is not None else 0
+        whole = Returned([*tokens[:width], *response], 0 if self._encoder_decoder else width, before, item, number)
+        found = find_columns(whole, self.groups)
+        prompt = found.chain[: found.group.prompt_length(found.chain)]
+        ids = found.group.tokens(prompt)
+        if found.group.before and not self._fed_embeddings:
+            # What others put into the cache is known from the prompt, where that is given whole.
+            places = [slot - before for slot in found.group.slots(prompt)]
+            ids = [tokens[place] if place >= 0 else token for place, token in zip(places, ids, strict=True)]
+        return RecordedSequence(found.group, found.origin, found.chain, known_ids(ids), response)
 
-    def _match_row(self, group: SequenceGroup, row: Row, sequence: list[int]) -> Answer | None:
-        """The answer in one returned sequence, if this row was fed it. The last token was never fed back."""
-        width = group.prompt_width if self._encoder_decoder else self._returned_width
-        response = self._cut(sequence[width:], alone=len(group.rows) == 1)
-        prompt_length = group.prompt_length(row)
-        prompt = [token for token, is_real in zip(sequence, row.slots[:width], strict=False) if is_real]
-        if self._fed_embeddings:
-            prompt = row.tokens[:prompt_length]
-        whole = [*prompt, *response]
-        length = max(len(whole) - 1, prompt_length)
-        if len(row.tokens) < length or not _same(row.tokens[:length], whole[:length]):
-            return None
-        return Answer(known_ids(row.tokens[:prompt_length]), response, length)
+    def _prompt_end(self) -> int:
+        """How many tokens of each returned sequence are prompt."""
+        if not self._encoder_decoder:
+            return self._returned_width
+        return next((group.prompt_width for group in self.groups if not group.is_draft), 1)
 
     def _cut(self, response: list[int], *, alone: bool) -> list[int]:
         """End a row at its own end of sequence; what follows was fed only because other rows went on."""
@@ -120,6 +104,28 @@ class Generation:
             while len(response) > 1 and response[-1] == padding:
                 response = response[:-1]
         return response
+
+
+def _slots_before(given: Mapping[str, Any], width: int) -> int:
+    """How many slots of a given cache come before the given ids, which continue it; 0 where they begin with its tokens.
+
+    Raises:
+        CaptureError: `generate` would feed the wrong part of the ids.
+    """
+    cache = own_cache(given)
+    filled = filled_slots(cache) or 0
+    if not filled:
+        return 0
+    mask = given.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.shape[-1] != width:
+        return filled
+    if width <= filled:
+        raise CaptureError(
+            f"generate() was given {width} ids and a KV cache of {filled} positions, and would take the ids for the "
+            "whole sequence, whose beginning the cache holds; pass the ids of the whole sequence, or new ids with an "
+            "attention_mask that is as long as cache and ids together"
+        )
+    return 0
 
 
 def _arguments(generate: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -150,10 +156,6 @@ def _settings(model: nn.Module, given: dict[str, Any]) -> Callable[[str], Any]:
         return value if value is not None else getattr(defaults, name, None)
 
     return setting
-
-
-def _same(fed: list[int], expected: list[int]) -> bool:
-    return all(one in (other, UNKNOWN) for one, other in zip(fed, expected, strict=True))
 
 
 def _as_list(value: Any) -> list[int]:

@@ -41,16 +41,19 @@ class PatternBuffer:
             rows = rows[columns.to(rows.device)]
         with torch.inference_mode(False):
             kept = torch.empty(rows.shape, dtype=rows.dtype).copy_(rows)
-        self._pieces.append(_Piece(kept, first_cell, call.start + call.width))
+        self._pieces.append(_Piece(kept, first_cell, (call.start or 0) + call.width))
 
-    def take(self, cells: list[int], slots: list[bool], length: int) -> Tensor:
-        """The pattern `(head, pos, key)` of one row: its selected positions by all its `length` positions.
+    def take(self, cells: list[int], token_slots: list[int]) -> Tensor:
+        """The pattern `(head, pos, key)` of one sequence: its selected positions by all its positions.
 
         Columns of padding are dropped; keys that a position did not see are zero.
+
+        Args:
+            cells: of the selected positions, ascending by position.
+            token_slots: the slot of the cache that each position of the sequence fills.
         """
-        pattern = self._pieces[0].rows.new_zeros((self._pieces[0].rows.shape[1], len(cells), length))
-        tokens = [slot for slot, is_real in enumerate(slots) if is_real][:length]
-        token_slots = torch.tensor(tokens, dtype=torch.long)
+        pattern = self._pieces[0].rows.new_zeros((self._pieces[0].rows.shape[1], len(cells), len(token_slots)))
+        slots = torch.tensor(token_slots, dtype=torch.long)
         for piece in self._pieces:
             begin = bisect_left(cells, piece.first_cell)
             end = bisect_left(cells, piece.first_cell + len(piece.rows))
@@ -58,7 +61,13 @@ class PatternBuffer:
                 continue
             # A sliding window keeps the last slots; a static cache has room for slots to come.
             first = max(0, piece.slots - piece.rows.shape[-1])
-            old, new = bisect_left(tokens, first), bisect_left(tokens, piece.slots)
+            old, new = bisect_left(token_slots, first), bisect_left(token_slots, piece.slots)
             rows = piece.rows[[cell - piece.first_cell for cell in cells[begin:end]]]
-            pattern[:, begin:end, old:new] = rows[:, :, token_slots[old:new] - first].transpose(0, 1)
+            pattern[:, begin:end, old:new] = rows[:, :, slots[old:new] - first].transpose(0, 1)
         return pattern
+
+    def copy(self) -> PatternBuffer:
+        """The same rows, which are never changed, in a buffer that grows apart from this one."""
+        copied = PatternBuffer()
+        copied._pieces = list(self._pieces)
+        return copied

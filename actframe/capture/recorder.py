@@ -13,14 +13,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from actframe.capture.attached import Attached
 from actframe.capture.available import find_strategy, layout_of, selected_places
-from actframe.capture.batches import Batch, RecordedSequence
-from actframe.capture.layout import ModelLayout, Tower
+from actframe.capture.batches import RecordedSequence, known_ids
+from actframe.capture.groups import Groups
+from actframe.capture.layout import ModelLayout
+from actframe.capture.passes import hook_begins, hook_ends
 from actframe.capture.receipt import circumstances, describe_places, versions
-from actframe.capture.rows import known_ids
 from actframe.capture.selection import Scratch, Selection, Sites
-from actframe.capture.sequence import RowActivations, SequenceGroup
+from actframe.capture.sequence import RowActivations
 from actframe.capture.session import Session
 from actframe.capture.watch import watch
 from actframe.errors import CaptureError
@@ -105,15 +105,15 @@ class ActivationRecorder:
     @property
     def records(self) -> list[ActivationRecord]:
         """One record for each sequence, in the order in which they began; those still open as far as they have come."""
-        still_open = self._session.open_batches() if self._session is not None and self._into is None else []
-        records = [*self._records, *((self._begun(batch), each) for batch in still_open for each in self._make(batch))]
+        still_open = self._session.open_sequences() if self._session is not None and self._into is None else []
+        records = [*self._records, *(pair for sequences in still_open for pair in self._numbered(sequences))]
         return [record for _, record in sorted(records, key=lambda begun_and_record: begun_and_record[0])]
 
     @property
     def activations(self) -> dict[str, Tensor]:
         """The latest sequences: site -> `(batch, pos, d_model)`, rows shorter than the longest padded with zeros."""
-        growing = self._session.open_batches() if self._session is not None else []
-        latest = self._make(growing[-1]) if growing and growing[-1].sequences else self._latest
+        growing = self._session.open_sequences() if self._session is not None else []
+        latest = self._make(growing[-1]) if growing and growing[-1] else self._latest
         return {site: _stack([record.activations[site] for record in latest]) for site in _shared_sites(latest)}
 
     def save(self, path: str | Path) -> Path:
@@ -132,14 +132,13 @@ class ActivationRecorder:
         if self._session is not None:
             raise CaptureError("this recorder is recording already; use a second recorder inside its block")
         describe = functools.partial(circumstances, self.model, self._places)
-        session = Session(
-            self._layout, self._sites, self.selection, _warm.pop(self.model, None), describe, self._deliver
-        )
+        groups = Groups(self.selection, _warm.pop(self.model, None), describe)
+        session = Session(self._layout, self._sites, groups, self._deliver)
         with ExitStack() as stack:
             stack.enter_context(watch(self.model, session))
-            _hook_begins(self.model, self._layout, session, stack)
+            hook_begins(self.model, self._layout, session, stack)
             stack.enter_context(self._strategy.attach(self.model, self._layout, list(self._sites), session.emit))
-            _hook_ends(self.model, self._layout, session, stack)
+            hook_ends(self.model, self._layout, session, stack)
             self._stack = stack.pop_all()
         self._session = session
         self._entered += 1
@@ -157,7 +156,7 @@ class ActivationRecorder:
                 if error is None:
                     raise
                 error.add_note(f"actframe could not deliver the sequences recorded before: {failure}")
-        if (scratch := session.take_scratch()) is not None:
+        if (scratch := session.groups.take_scratch()) is not None:
             scratch.shrink()
             _warm[self.model] = scratch
         if error is None:
@@ -178,45 +177,37 @@ class ActivationRecorder:
                 "parts of it run, and that it was not compiled before"
             )
 
-    def _begun(self, batch: Batch) -> tuple[int, int]:
-        return self._entered, batch.group.number
+    def _numbered(self, sequences: list[RecordedSequence]) -> list[tuple[tuple[int, int], ActivationRecord]]:
+        """The records of sequences that close together, each with when the first of them began."""
+        begun = self._entered, min((each.group.number for each in sequences), default=0)
+        return [(begun, record) for record in self._make(sequences)]
 
-    def _deliver(self, batch: Batch) -> None:
-        self._latest = self._make(batch)
-        for record in self._latest:
+    def _deliver(self, sequences: list[RecordedSequence]) -> None:
+        numbered = self._numbered(sequences)
+        self._latest = [record for _, record in numbered]
+        for begun, record in numbered:
             for _ in registry().call_each("record_captured", record=record):
                 pass
             if self._into is None:
-                self._records.append((self._begun(batch), record))
+                self._records.append((begun, record))
             else:
                 self._into.append(record)
 
-    def _make(self, batch: Batch) -> list[ActivationRecord]:
-        """The records of a batch; their tensors are nobody else's."""
-        lengths = {sequence.row: sequence.length for sequence in batch.sequences}
+    def _make(self, sequences: list[RecordedSequence]) -> list[ActivationRecord]:
+        """The records of some sequences; their tensors are nobody else's."""
         # Not inference tensors, even inside inference mode: people train probes on them.
         with torch.inference_mode(False), torch.no_grad():
-            activations = batch.group.activations(lengths)
-            encodings = self._encodings(batch)
-        made = zip(batch.sequences, activations, encodings, strict=True)
-        return [self._record(batch.group, sequence, own, encoding) for sequence, own, encoding in made]
-
-    def _encodings(self, batch: Batch) -> list[RowActivations | None]:
-        """What each sequence attends to, where the model has an encoder; each of its rows serves as many sequences."""
-        encoder, rows = batch.group.encoder, len(batch.group.rows)
-        if encoder is None:
-            return [None] * len(batch.sequences)
-        sources = [sequence.row * len(encoder.rows) // rows for sequence in batch.sequences]
-        return [encoder.activations({row: encoder.rows[row].committed})[0] for row in sources]
+            return [self._record(each, each.group.activations([each.chain])[0], _encoding(each)) for each in sequences]
 
     def _record(
-        self, group: SequenceGroup, sequence: RecordedSequence, own: RowActivations, encoding: RowActivations | None
+        self, sequence: RecordedSequence, own: RowActivations, encoding: tuple[list[int], RowActivations] | None
     ) -> ActivationRecord:
-        found, exceptions, input_ids = own.tensors, own.site_positions, sequence.input_ids
+        group, input_ids = sequence.group, sequence.input_ids
+        found, exceptions = own.tensors, own.site_positions
         if encoding is not None:
-            input_ids = known_ids(encoding.row.tokens)
-            found = {**encoding.tensors, **found}
-            exceptions = {**dict.fromkeys(encoding.tensors, encoding.positions), **exceptions}
+            input_ids, encoded = encoding
+            found = {**encoded.tensors, **found}
+            exceptions = {**dict.fromkeys(encoded.tensors, encoded.positions), **exceptions}
         tensors = {site: found[site] for site in self._sites if site in found}
         return ActivationRecord(
             {
@@ -228,7 +219,8 @@ class ActivationRecorder:
                 "output_ids": sequence.output_ids,
                 "positions": own.positions,
                 "site_positions": exceptions,
-                "prompt_length": group.prompt_length(own.row),
+                "prompt_length": group.prompt_length(sequence.chain),
+                **({"computed_before": before} if (before := group.computed_before(sequence.chain)) else {}),
                 "sites": list(tensors),
                 "strategy": self._strategy.name,
                 **group.circumstances,
@@ -245,53 +237,15 @@ class ActivationRecorder:
         return str(self._tokenizer.decode(ids, skip_special_tokens=not keep_special))
 
 
-def _hook_begins(model: nn.Module, layout: ModelLayout, session: Session, stack: ExitStack) -> None:
-    """Tell the session when each tower's forward begins, with the arguments that it gets."""
-    for tower in _towers(layout):
-        module = model.get_submodule(tower.root)
-        hook = Attached(module, functools.partial(session.begin, tower.prefix))
-        stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
-
-
-def _hook_ends(model: nn.Module, layout: ModelLayout, session: Session, stack: ExitStack) -> None:
-    """Tell the session when each tower's forward is over, after the strategy has seen its output."""
-    for tower in _towers(layout):
-        ends = _Ends(tower, session)
-        span = model.get_submodule(tower.span)
-        if tower.span != tower.root:
-            # A decoder that is called by itself, without the model around it, ends with its own forward.
-            root = model.get_submodule(tower.root)
-            stack.callback(span.register_forward_pre_hook(Attached(span, ends.enter_span)).remove)
-            stack.callback(root.register_forward_hook(Attached(root, ends.leave_root)).remove)
-        stack.callback(span.register_forward_hook(Attached(span, ends.leave_span)).remove)
-        stack.callback(span.register_forward_hook(Attached(span, ends.clean_up), always_call=True).remove)
-
-
-class _Ends:
-    """Where the forward of one tower ends: with its span, or with its root where that runs alone."""
-
-    def __init__(self, tower: Tower, session: Session) -> None:
-        self._prefix = tower.prefix
-        self._session = session
-        self._in_span = False
-
-    def enter_span(self, module: nn.Module, args: Any) -> None:
-        self._in_span = True
-
-    def leave_root(self, module: nn.Module, args: Any, output: Any) -> None:
-        if not self._in_span:
-            self._session.end(self._prefix, output)
-
-    def leave_span(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._session.end(self._prefix, output)
-
-    def clean_up(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._in_span = False
-        self._session.abort(self._prefix)
-
-
-def _towers(layout: ModelLayout) -> tuple[Tower, ...]:
-    return layout.towers or (Tower("", ()),)
+def _encoding(sequence: RecordedSequence) -> tuple[list[int], RowActivations] | None:
+    """The tokens and activations of what a sequence attends to, where the model has an encoder."""
+    encoder = sequence.group.encoder
+    if encoder is None:
+        return None
+    # Each of the encoder's rows serves as many sequences as any other.
+    row = encoder.rows[sequence.origin * len(encoder.rows) // sequence.group.origins]
+    chain = row.settled(encoder.columns)
+    return known_ids(encoder.tokens(chain)), encoder.activations([chain])[0]
 
 
 def _shared_sites(records: list[ActivationRecord]) -> list[str]:

@@ -1,66 +1,55 @@
-"""One row of a batch while it grows: the slots of its cache, its tokens, and where their activations are kept."""
+"""One row of a batch while it grows: how far it has come, and what a forward pass adds to it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from actframe.capture.calls import Call
+from actframe.capture.columns import ROOT, Columns
 
-__all__ = ["NOT_KEPT", "UNKNOWN", "Row", "known_ids"]
-
-NOT_KEPT = -1
-UNKNOWN = -1
-"""Stands for the id of a token that was given as an embedding."""
+__all__ = ["Row", "arriving"]
 
 
+@dataclass(slots=True)
 class Row:
     """A sequence as far as it has been computed.
 
     Attributes:
-        tokens: the id of each position.
-        cells: by position, the number of the row in the buffers that holds it, or `NOT_KEPT`.
-        slots: for each slot of the cache, whether it holds a token; the others hold padding.
-        committed: how many positions come from calls that have returned.
+        origin: which row of the first forward pass it comes from.
+        tip: its last column.
+        length: how many positions it has.
+        committed: how many of them come from calls that have returned.
     """
 
-    def __init__(self) -> None:
-        self.tokens: list[int] = []
-        self.cells: list[int] = []
-        self.slots: list[bool] = []
-        self.committed = 0
-        self._before = [0]
+    origin: int
+    tip: int = ROOT
+    length: int = 0
+    committed: int = 0
 
-    def real_before(self, slot: int) -> int:
-        """How many tokens lie in the slots before this one."""
-        return self._before[min(slot, len(self.slots))]
+    def copy(self) -> Row:
+        """The same sequence, which grows apart from this one."""
+        return Row(self.origin, self.tip, self.length, self.committed)
 
-    def advance(self, call: Call, number: int, recomputed: bool) -> tuple[int, list[int]]:
-        """Take in row `number` of a call.
-
-        Args:
-            call: starts, continues or recomputes the row.
-            number: which row of the call this is.
-            recomputed: whether positions that are known already are computed again, and not forgotten.
-
-        Returns:
-            The first new position, and the columns of the new ones in the call.
-        """
-        known = self.real_before(call.start)
-        if not recomputed:
-            del self.tokens[known:], self.cells[known:]
-        del self.slots[call.start :], self._before[call.start + 1 :]
-        real = call.real[number] if call.real is not None else [True] * call.width
-        for is_real in real:
-            self.slots.append(is_real)
-            self._before.append(self._before[-1] + is_real)
-        first = self.committed = len(self.tokens)
-        columns = [column for column, is_real in enumerate(real) if is_real][first - known :]
-        if call.ids is None:
-            self.tokens.extend([UNKNOWN] * len(columns))
-        else:
-            ids = call.ids[number]
-            self.tokens.extend(ids[column] for column in columns)
-        return first, columns
+    def settled(self, columns: Columns) -> list[int]:
+        """The columns of its committed positions."""
+        return columns.chain(columns.back(self.tip, self.length - self.committed), self.committed)
 
 
-def known_ids(tokens: list[int]) -> list[int]:
-    """The tokens whose ids were seen."""
-    return [token for token in tokens if token != UNKNOWN]
+def arriving(row: Row, call: Call, number: int, columns: Columns, recomputed: bool) -> list[int] | range:
+    """Take from a row what the cache has forgotten, and say which columns of a call are new to it.
+
+    Args:
+        row: what is known of the sequence.
+        call: starts, continues or recomputes it.
+        number: which row of the call this is.
+        columns: of the row's group.
+        recomputed: whether positions that are known already are computed again, and not forgotten.
+    """
+    if not recomputed:
+        row.tip, row.length = columns.before(row.tip, row.length, call.start or 0)
+    row.committed = row.length
+    again = row.length if recomputed else 0
+    real = call.real[number] if call.real is not None else None
+    if real is None:
+        return range(again, call.width)
+    return [column for column, is_real in enumerate(real) if is_real][again:]

@@ -213,6 +213,13 @@ class SiteBuffer:
             return pieces[0].clone()
         return torch.cat(pieces) if pieces else self._segments[0].new_empty((0, *self._segments[0].shape[1:]))
 
+    def copy(self, scratch: Scratch) -> SiteBuffer:
+        """The same rows in memory of their own."""
+        copied = SiteBuffer(scratch)
+        if self.length:
+            copied.append(self.take(list(range(self.length))))
+        return copied
+
     def _add(self, rows: Tensor, count: int) -> None:
         self._starts.append(self.length)
         self._segments.append(self._scratch.new((count, *rows.shape[1:]), rows.dtype, pinned=rows.is_cuda))

@@ -1,25 +1,28 @@
-"""Forward passes -> whole sequences: steps of generate(), padding, recomputed prefixes, rejected drafts.
+"""Forward passes -> whole sequences: steps of generate(), padding, beams, recomputed prefixes, rejected drafts.
 
-Sequences that are computed together and share a KV cache are a `SequenceGroup`. It mirrors the slots of that cache: a
-slot holds a token or padding, and a token's position is the number of tokens before it in its row. So a position is
-never taken from the order of calls, and what the cache forgets (rejected drafts) the group forgets too.
+Sequences that are computed together and share a KV cache are a `SequenceGroup`. It mirrors that cache: each of its rows
+ends in a column, whose slot of the cache is known, and the columns before it lead to it. So a position is never taken
+from the order of calls, what the cache forgets (rejected drafts) the group forgets too, and a row that moves takes
+with it all that led to it.
 """
 
 from __future__ import annotations
 
 import weakref
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from actframe.capture.axes import to_rows
 from actframe.capture.calls import Call, cache_address
-from actframe.capture.layout import Place
-from actframe.capture.patterns import PatternBuffer
-from actframe.capture.rows import NOT_KEPT, Row
-from actframe.capture.selection import Scratch, Selection, SiteBuffer
+from actframe.capture.columns import NOT_KEPT, NOT_RUN, ROOT, UNKNOWN, Columns
+from actframe.capture.kept import Arrivals, KeptRows
+from actframe.capture.parts import Place
+from actframe.capture.rows import Row, arriving
+from actframe.capture.selection import Scratch, Selection
 from actframe.errors import CaptureError
 
 __all__ = ["RowActivations", "SequenceGroup"]
@@ -27,19 +30,15 @@ __all__ = ["RowActivations", "SequenceGroup"]
 
 @dataclass(frozen=True)
 class RowActivations:
-    """What is kept of one row.
+    """What is kept of one sequence.
 
     Attributes:
-        row: whose it is.
         positions: the selected positions, ascending.
-        cells: where each of them is in the buffers.
         tensors: site -> its rows at these positions.
         site_positions: the positions of those sites that have fewer.
     """
 
-    row: Row
     positions: list[int]
-    cells: list[int]
     tensors: dict[str, Tensor] = field(default_factory=dict)
     site_positions: dict[str, list[int]] = field(default_factory=dict)
 
@@ -47,34 +46,40 @@ class RowActivations:
 class SequenceGroup:
     """Rows that were computed together, as far as they have been computed.
 
-    Every kept column of every call gets the next number in the group, its cell; the buffers hold cell n as row n.
-
     Attributes:
         number: groups count in the order in which they began.
-        rows: one for each sequence.
-        prompt_width: how many slots of the cache are prompt, padding included.
+        circumstances: how the model computed when the group began.
+        columns: every column that was computed.
+        roots: the first column of each sequence -> which row of the first forward pass it is of.
+        rows: one for each row of the KV cache, in its order.
+        ended: rows that left the cache because their sequences had ended.
+        origins: how many rows the first forward pass had.
+        filled: how many slots of the cache are filled.
+        prompt_width: how many of them are prompt, padding included.
+        before: how many of them were filled before the recording began.
         encoder: the group of the encoder's rows that this decoder group attends to, or None.
         delivered: whether these sequences were delivered as they are now.
-        circumstances: how the model computed when the group began.
+        is_draft: whether it began in a `generate` within another one.
+        has_holes: whether parts of the model were skipped, so that it cannot be delivered.
     """
 
     def __init__(self, number: int, selection: Selection, scratch: Scratch, circumstances: dict[str, Any]) -> None:
         self.number = number
         self.circumstances = circumstances
+        self.columns = Columns()
+        self.roots: dict[int, int] = {}
         self.rows: list[Row] = []
-        self.prompt_width = 0
+        self.ended: list[Row] = []
+        self.origins = self.filled = self.prompt_width = self.before = 0
         self.encoder: SequenceGroup | None = None
-        self.delivered = False
+        self.delivered = self.is_draft = self.has_holes = False
         self._selection = selection
+        self._kept = KeptRows(scratch)
         self._count = 0
-        self._columns: Tensor | None = None
-        self._kept = 0
+        self._arrivals = Arrivals(0, 0, None)
         self._cache: Any = None
         self._address: int | None = None
-        self._scratch = scratch
-        self._used: dict[str, SiteBuffer] = {}
-        self._partial: dict[str, dict[int, int]] = {}
-        self._patterns: dict[str, PatternBuffer] = {}
+        self._prompts: dict[int, int] = {}
 
     def owns(self, cache: Any) -> bool:
         """Whether this is the cache that the group's last call filled."""
@@ -84,16 +89,42 @@ class SequenceGroup:
         """Whether no later call can continue these sequences: they have no cache, or it is gone."""
         return self._cache is None or self._cache() is None
 
-    def recomputes(self, call: Call) -> bool:
-        """Whether a call without a cache computes these very sequences again from the start, and goes on."""
+    def recomputed_by(self, call: Call) -> list[int] | None:
+        """Which row each row of a call computes again from the start, and continues; None unless all of them do."""
         if self._cache is not None or call.cache is not None or call.ids is None or call.rows != len(self.rows):
-            return False
-        for number, (row, ids) in enumerate(zip(self.rows, call.ids, strict=True)):
+            return None
+        known = [self.tokens(row.settled(self.columns)) for row in self.rows]
+        found = []
+        for number, ids in enumerate(call.ids):
             real = call.real[number] if call.real is not None else None
             given = ids if real is None else [token for token, is_real in zip(ids, real, strict=True) if is_real]
-            if given[: len(row.tokens)] != row.tokens:
-                return False
-        return True
+            # Without a cache beams show only in what is fed; a row that was not moved goes on from itself.
+            others = (other for other in range(call.rows) if other != number)
+            own = next((n for n in (number, *others) if given[: len(known[n])] == known[n]), None)
+            if own is None:
+                return None
+            found.append(own)
+        return found
+
+    def tokens(self, chain: Sequence[int]) -> list[int]:
+        """The ids of some columns."""
+        tokens = self.columns.tokens
+        return [tokens[column] for column in chain]
+
+    def slots(self, chain: Sequence[int]) -> list[int]:
+        """The slots of the cache that some columns fill."""
+        slots = self.columns.slots
+        return [slots[column] for column in chain]
+
+    def prompt_length(self, chain: Sequence[int]) -> int:
+        """How many positions of a sequence are prompt."""
+        return bisect_left(chain, self.prompt_width, key=self.columns.slots.__getitem__)
+
+    def computed_before(self, chain: Sequence[int]) -> int:
+        """How many positions of a sequence were computed before the recording began."""
+        return bisect_left(chain, self.before, key=self.columns.slots.__getitem__) if self.before else 0
+
+    # What happens to the rows: a call extends them, the cache moves them, a copy of the cache takes them elsewhere.
 
     def extend(self, call: Call, prompt_width: int | None) -> None:
         """Take in what a call computes, before its tensors come.
@@ -105,141 +136,185 @@ class SequenceGroup:
         Raises:
             CaptureError: the call does not fit what is known of its cache.
         """
+        start = call.start = self.filled if call.start is None else call.start
         if not self.rows:
-            self.rows = [Row() for _ in range(call.rows)]
-            self.prompt_width = call.width
-        filled = len(self.rows[0].slots)
-        self._check_cache(call, filled)
+            self._begin(call, start)
+        self._check_cache(call, start)
+        recomputed = self._cache is None and call.cache is None
         if prompt_width is not None:
-            self.prompt_width = prompt_width
-        elif call.start < filled and self._cache is not None:
-            self.prompt_width = min(self.prompt_width, call.start)
+            self._set_prompt(prompt_width)
+        elif start < self.filled and not recomputed:
+            self._set_prompt(min(self.prompt_width, start))
         self.delivered = False
-        recomputed = self._cache is None
-        fresh = [row.advance(call, number, recomputed) for number, row in enumerate(self.rows)]
+        self.filled = start + call.width
+        self._arrivals = self._advance(call, start, recomputed)
         self._check_prompts(call, prompt_width)
-        self._plan(call, fresh)
 
     def commit(self, cache: Any) -> None:
         """The call that `extend` took in last has returned, and this cache will continue it."""
         for row in self.rows:
-            row.committed = len(row.tokens)
+            row.committed = row.length
+        self.keep_to(cache)
+        self._address = cache_address(cache)
+
+    def keep_to(self, cache: Any) -> None:
+        """Go on with this cache, or with none."""
+        self._address = None
         try:
             self._cache = weakref.ref(cache) if cache is not None else None
         except TypeError:  # a tuple of a model's own; a call that passes it is refused
             self._cache = None
-        self._address = cache_address(cache)
 
-    def prompt_length(self, row: Row) -> int:
-        """How many positions of a row are prompt."""
-        return row.real_before(self.prompt_width)
+    def move_rows(self, order: Sequence[int], *, others_ended: bool = False) -> None:
+        """Row i is now what row `order[i]` was."""
+        self._address = None
+        if others_ended:
+            stay = {self.rows[number].origin for number in order}
+            chosen = set(order)
+            self.ended += [
+                row for number, row in enumerate(self.rows) if number not in chosen and row.origin not in stay
+            ]
+        self.rows = [self.rows[number].copy() for number in order]
+
+    def copy(self, number: int, scratch: Scratch) -> SequenceGroup:
+        """The same sequences, which a copy of the cache will continue; until it does there is nothing to deliver."""
+        copied = SequenceGroup(number, self._selection, scratch, self.circumstances)
+        copied.columns, copied.roots = self.columns.copy(), dict(self.roots)
+        copied.rows = [row.copy() for row in self.rows]
+        copied.origins, copied.filled, copied.prompt_width = self.origins, self.filled, self.prompt_width
+        copied.before, copied.encoder, copied.is_draft = self.before, self.encoder, self.is_draft
+        copied.has_holes, copied.delivered = self.has_holes, True
+        copied._kept, copied._count = self._kept.copy(scratch), self._count
+        return copied
+
+    def release(self) -> Scratch:
+        """Forget every activation, and give the memory to the sequences that come next."""
+        return self._kept.release()
+
+    # Activations in, and out again.
 
     def take(self, site: str, place: Place, tensor: Tensor, call: Call) -> None:
         """Keep what is selected of one tensor of the call that `extend` took in last."""
-        first_cell = self._count - self._kept
-        if place.axes == "pattern":
-            self._patterns.setdefault(site, PatternBuffer()).append(tensor, self._columns, first_cell, call)
-            return
-        flat, offset = to_rows(site, place, tensor, call)
-        buffer = self._used.get(site)
-        if buffer is None:
-            buffer = self._used[site] = SiteBuffer(self._scratch)
-        if offset or site in self._partial or buffer.length != first_cell:
-            flat = self._take_partly(site, buffer, flat, offset, call)
-        elif self._columns is not None:
-            flat = flat[self._columns.to(flat.device)]
-        try:
-            buffer.append(flat)
-        except ValueError as error:
-            raise CaptureError(f"{site} changed its shape or dtype in mid-sequence: {error}") from None
+        self._kept.take(site, place, tensor, call, self._arrivals)
 
-    def activations(self, lengths: dict[int, int]) -> list[RowActivations]:
-        """The selected activations of some rows, in new tensors.
+    def activations(self, chains: Sequence[Sequence[int]]) -> list[RowActivations]:
+        """The selected activations of some sequences, in new tensors.
 
         Args:
-            lengths: row number -> how many positions its sequence has.
+            chains: the columns of each sequence.
 
         Raises:
             CaptureError: a selected position was not kept.
         """
-        found = [self._choose(self.rows[number], length) for number, length in lengths.items()]
-        for site, buffer in list(self._used.items()):
-            partial = self._partial.get(site)
-            for each in found:
-                cells, positions = each.cells, each.positions
-                if partial is not None:
-                    present = [place for place, cell in enumerate(cells) if cell in partial]
-                    cells = [partial[cells[place]] for place in present]
-                    positions = [positions[place] for place in present]
-                each.tensors[site] = self._selection.finish(buffer.take(cells), site)
-                if positions != each.positions:
-                    each.site_positions[site] = positions
-        for site, pattern in list(self._patterns.items()):
-            for each, length in zip(found, lengths.values(), strict=True):
-                rows = pattern.take(each.cells, each.row.slots, length)
+        found, cells = [], []
+        for chain in chains:
+            positions, own_cells = self._choose(chain)
+            found.append(RowActivations(positions))
+            cells.append(own_cells)
+        for site in self._kept.sites:
+            for each, own in zip(found, cells, strict=True):
+                rows, present = self._kept.of(site, own)
+                each.tensors[site] = self._selection.finish(rows, site)
+                if present is not None and len(present) < len(each.positions):
+                    each.site_positions[site] = [each.positions[place] for place in present]
+        for site in self._kept.patterns:
+            for each, own, chain in zip(found, cells, chains, strict=True):
+                rows = self._kept.pattern_of(site, own, self.slots(chain))
                 each.tensors[site] = self._selection.finish(rows, site, axis=1)
         return found
 
-    def _choose(self, row: Row, length: int) -> RowActivations:
-        positions = self._selection.choose(length, self.prompt_length(row))
-        cells = [row.cells[position] for position in positions]
+    def _choose(self, chain: Sequence[int]) -> tuple[list[int], list[int]]:
+        """The selected positions of a sequence that were computed here, and their cells."""
+        all_cells = self.columns.cells
+        positions = self._selection.choose(len(chain), self.prompt_length(chain))
+        cells = [all_cells[chain[position]] for position in positions]
+        if self.before and NOT_RUN in cells:
+            kept = [place for place, cell in enumerate(cells) if cell != NOT_RUN]
+            positions, cells = [positions[place] for place in kept], [cells[place] for place in kept]
         if NOT_KEPT in cells:
             lost = positions[cells.index(NOT_KEPT)]
             raise CaptureError(f"position {lost} was not kept, because the cache was cropped to it afterwards")
-        return RowActivations(row, positions, cells)
+        return positions, cells
 
-    def release(self) -> Scratch:
-        """Forget everything, and give the memory to the sequences that come next, once: they may have it already."""
-        self._used, self._patterns = {}, {}
-        scratch, self._scratch = self._scratch, Scratch()
-        scratch.reset()
-        return scratch
+    def _begin(self, call: Call, start: int) -> None:
+        """Make the rows, with the columns that others put into their cache before."""
+        self.rows = [Row(number) for number in range(call.rows)]
+        self.origins, self.filled, self.before = call.rows, start, start
+        self.prompt_width = start + call.width
+        for number, row in enumerate(self.rows if start else []):
+            real = call.past[number] if call.past is not None else [True] * start
+            slots = [slot for slot, is_real in enumerate(real) if is_real]
+            self._grow(row, [UNKNOWN] * len(slots), slots, [NOT_RUN] * len(slots))
 
-    def _check_cache(self, call: Call, filled: int) -> None:
+    def _set_prompt(self, width: int) -> None:
+        if width != self.prompt_width:
+            self.prompt_width = width
+            self._prompts.clear()
+
+    def _advance(self, call: Call, start: int, recomputed: bool) -> Arrivals:
+        """Add the columns of a call to its rows, and number those that are kept."""
+        kept: list[int] = []
+        first_cell, is_whole = self._count, self._selection.positions == "all"
+        for number, row in enumerate(self.rows):
+            fresh = arriving(row, call, number, self.columns, recomputed)
+            before = row.length
+            if is_whole:
+                cells: Sequence[int] = range(first_cell + len(kept), first_cell + len(kept) + len(fresh))
+                kept.extend(
+                    range(number * call.width + fresh.start, number * call.width + fresh.stop)
+                    if isinstance(fresh, range)
+                    else [number * call.width + column for column in fresh]
+                )
+            else:
+                cells = [NOT_KEPT] * len(fresh)
+                prompt = self._prompt_of(row, start, fresh)
+                for position in self._selection.may_keep(before, before + len(fresh), prompt):
+                    cells[position - before] = first_cell + len(kept)
+                    kept.append(number * call.width + fresh[position - before])
+            tokens = [call.ids[number][column] for column in fresh] if call.ids is not None else [UNKNOWN] * len(fresh)
+            self._grow(row, tokens, [start + column for column in fresh], cells)
+        self._count += len(kept)
+        chosen = torch.tensor(kept, dtype=torch.long) if len(kept) < call.rows * call.width else None
+        return Arrivals(first_cell, len(kept), chosen)
+
+    def _grow(self, row: Row, tokens: list[int], slots: list[int], cells: Sequence[int]) -> None:
+        if row.tip == ROOT:
+            self.roots[len(self.columns)] = row.origin
+        row.tip = self.columns.append(row.tip, tokens, slots, cells)
+        row.length += len(tokens)
+
+    def _prompt_of(self, row: Row, start: int, fresh: Sequence[int]) -> int:
+        """How many positions of a row are prompt, with those that a call adds."""
+        known = self._prompts.get(row.origin)
+        if known is not None and start >= self.prompt_width:
+            return known
+        _, length = self.columns.before(row.tip, row.length, self.prompt_width)
+        if length == row.length:
+            length += bisect_left(fresh, self.prompt_width - start)
+        if self.filled >= self.prompt_width:
+            self._prompts[row.origin] = length
+        return length
+
+    def _check_cache(self, call: Call, start: int) -> None:
         if call.rows != len(self.rows):
             raise CaptureError(
                 f"a forward pass of {call.rows} rows continues a KV cache that was filled with {len(self.rows)}; rows "
                 "dropped or repeated in mid-sequence cannot be told apart. Record them with a cache of their own"
             )
-        if call.start > filled:
+        if start > self.filled:
             raise CaptureError(
-                f"this KV cache holds {call.start} positions, of which only {filled} were recorded; "
+                f"this KV cache holds {start} positions, of which only {self.filled} were recorded; "
                 "begin the recording before the first of them is computed"
             )
-        if call.start and call.start == filled and self._address not in (None, cache_address(call.cache)):
+        if start and start == self.filled and self._address not in (None, cache_address(call.cache)):
             raise CaptureError(
-                "the rows of this KV cache were reordered, selected or repeated since its last forward pass, so they "
-                "cannot be told apart; hand-written beam search is not recorded"
+                "the rows of this KV cache were moved since its last forward pass by something other than "
+                "reorder_cache, batch_select_indices and batch_repeat_interleave, so they cannot be told apart"
             )
 
     def _check_prompts(self, call: Call, prompt_width: int | None) -> None:
         # A chunk of a padded prompt may be all padding; a whole prompt may not.
-        whole = call.cache is None if prompt_width is None else len(self.rows[0].slots) >= prompt_width
-        empty = [number for number, row in enumerate(self.rows) if not row.tokens]
+        whole = call.cache is None if prompt_width is None else self.filled >= prompt_width
+        empty = [number for number, row in enumerate(self.rows) if not row.length]
         if whole and empty:
             raise CaptureError(f"row {empty[0]} of the batch holds nothing but padding; leave empty prompts out")
-
-    def _plan(self, call: Call, fresh: list[tuple[int, list[int]]]) -> None:
-        """Number the columns that are kept, in the order in which the buffers will receive them."""
-        kept: list[int] = []
-        for number, (row, (first, columns)) in enumerate(zip(self.rows, fresh, strict=True)):
-            cells = [NOT_KEPT] * len(columns)
-            for position in self._selection.may_keep(first, first + len(columns), self.prompt_length(row)):
-                cells[position - first] = self._count + len(kept)
-                kept.append(number * call.width + columns[position - first])
-            row.cells.extend(cells)
-        self._kept = len(kept)
-        self._count += len(kept)
-        self._columns = torch.tensor(kept, dtype=torch.long) if len(kept) < call.rows * call.width else None
-
-    def _take_partly(self, site: str, buffer: SiteBuffer, flat: Tensor, offset: int, call: Call) -> Tensor:
-        """Keep those of the kept columns that a site has: logits may be computed for the last columns only."""
-        cells = self._partial.setdefault(site, {cell: cell for cell in range(buffer.length)})
-        columns = range(call.rows * call.width) if self._columns is None else self._columns.tolist()
-        chosen: list[int] = []
-        for cell, column in enumerate(columns, start=self._count - self._kept):
-            number, place = divmod(column, call.width)
-            if place >= offset:
-                cells[cell] = buffer.length + len(chosen)
-                chosen.append(number * (call.width - offset) + place - offset)
-        return flat[torch.tensor(chosen, dtype=torch.long, device=flat.device)]

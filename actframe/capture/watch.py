@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from actframe.capture.caches import observe_caches
 from actframe.capture.generation import Generation
 from actframe.capture.session import Session
 from actframe.errors import CaptureError
@@ -24,38 +25,49 @@ _lock = threading.Lock()
 
 
 class _Watched:
-    """The sessions that record one model, all of one thread, in the order in which they began."""
+    """The sessions that record one model, in the order in which they began."""
 
-    def __init__(self) -> None:
-        self.thread = threading.get_ident()
+    def __init__(self, name: str) -> None:
         self.sessions: list[Session] = []
         self.before: Any = None
+        self._name = name
+
+    def is_recorded_by(self, session: Session) -> bool:
+        """Whether a session records what the running thread does: its own thread, or one without a recorder.
+
+        Raises:
+            CaptureError: several threads record the model, and this is none of them.
+        """
+        thread = threading.get_ident()
+        if session.thread == thread:
+            return True
+        recording = {each.thread for each in self.sessions}
+        if thread in recording:
+            return False
+        if len(recording) > 1:
+            raise CaptureError(
+                f"a thread ran this {self._name} without a recorder of its own while {len(recording)} other threads "
+                "record it, so it cannot be told whose records these are; open a recorder in the thread that runs"
+            )
+        return True
 
 
 @contextmanager
 def watch(model: nn.Module, session: Session) -> Iterator[None]:
-    """Let a session know of every call of `model.generate`, beside others that record the same model.
-
-    Raises:
-        CaptureError: another thread is recording this model.
-    """
+    """Let a session know of every call of `model.generate` and of what happens to KV caches, beside other sessions."""
     with _lock:
-        watched = _watched.setdefault(model, _Watched())
-        if watched.sessions and watched.thread != threading.get_ident():
-            raise CaptureError(
-                f"another thread is recording this {type(model).__name__}; one model is recorded from one thread "
-                "at a time. Give each thread its own copy, or take turns"
-            )
-        watched.thread = threading.get_ident()
-        watched.sessions.append(session)
+        watched = _watched.setdefault(model, _Watched(type(model).__name__))
+        watched.sessions = [*watched.sessions, session]
         if len(watched.sessions) == 1 and hasattr(model, "generate"):
             watched.before = vars(model).get("generate")
             vars(model)["generate"] = _Generate(model, watched)
+    session.records_this_thread = functools.partial(watched.is_recorded_by, session)
     try:
-        yield
+        with observe_caches(session.groups):
+            yield
     finally:
         with _lock:
-            watched.sessions.remove(session)
+            watched.sessions = [each for each in watched.sessions if each is not session]
             if not watched.sessions:
                 _watched.pop(model, None)
                 vars(model).pop("generate", None)
@@ -73,18 +85,25 @@ class _Generate:
         functools.update_wrapper(self, self._original)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # A model that drafts for itself calls generate within generate; that is part of the one answer.
-        sessions = [session for session in self._watched.sessions if not session.generates()]
+        sessions = [each for each in self._watched.sessions if self._watched.is_recorded_by(each)]
+        outermost = [each for each in sessions if each.generation() is None]
+        # A model that drafts for itself calls generate within generate.
+        around = [generation for each in sessions if (generation := each.generation()) is not None]
+        for generation in around:
+            generation.depth += 1
         try:
-            for session in sessions:
+            for session in outermost:
                 session.start_generation(Generation(self._model, self._original, args, kwargs))
             result = self._original(*args, **kwargs)
-            for session in sessions:
+            for session in outermost:
                 session.finish_generation(result)
         except BaseException:
-            for session in sessions:
+            for session in outermost:
                 session.abandon_generation()
             raise
+        finally:
+            for generation in around:
+                generation.depth -= 1
         return result
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:

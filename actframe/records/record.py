@@ -33,6 +33,8 @@ class ActivationRecord(Mapping[str, Any]):
         site_positions: positions of those sites whose rows are not `positions` (an encoder's, or logits that the
             model computed for the last position only).
         prompt_length: how many positions, from 0, belong to the prompt.
+        computed_before: how many positions, from 0, were in a KV cache before the recording began, and so have no
+            activations; absent where there are none.
         sites: the names of the recorded sites, in the model's order.
         strategy: the capture strategy's name.
         places: where in the model the sites were taken, those that differ in their layer alone in one entry:

@@ -1,0 +1,119 @@
+"""What is kept of each site for a group of sequences: rows in buffers, found again by their cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from actframe.capture.axes import to_rows
+from actframe.capture.calls import Call
+from actframe.capture.parts import Place
+from actframe.capture.patterns import PatternBuffer
+from actframe.capture.selection import Scratch, SiteBuffer
+from actframe.errors import CaptureError
+
+__all__ = ["Arrivals", "KeptRows"]
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """Which columns of one call are kept, and under which cells.
+
+    Attributes:
+        first_cell: the cell of the first; the others follow.
+        count: how many there are.
+        columns: their numbers among the call's `rows * width`, ascending by cell; None for all of them.
+    """
+
+    first_cell: int
+    count: int
+    columns: Tensor | None
+
+
+class KeptRows:
+    """The kept rows of every site. Cell n is row n of a site's buffer, unless the site has not run for every column.
+
+    Args:
+        scratch: memory to keep them in.
+    """
+
+    def __init__(self, scratch: Scratch) -> None:
+        self._scratch = scratch
+        self._buffers: dict[str, SiteBuffer] = {}
+        self._partial: dict[str, dict[int, int]] = {}
+        self._patterns: dict[str, PatternBuffer] = {}
+
+    @property
+    def sites(self) -> list[str]:
+        """The sites whose cells are rows."""
+        return list(self._buffers)
+
+    @property
+    def patterns(self) -> list[str]:
+        """The sites whose cells are rows of an attention pattern."""
+        return list(self._patterns)
+
+    def take(self, site: str, place: Place, tensor: Tensor, call: Call, arrivals: Arrivals) -> None:
+        """Copy what is kept of one tensor of a call."""
+        if place.axes == "pattern":
+            pattern = self._patterns.setdefault(site, PatternBuffer())
+            pattern.append(tensor, arrivals.columns, arrivals.first_cell, call)
+            return
+        flat, offset = to_rows(site, place, tensor, call)
+        self._keep(site, flat, offset, call, arrivals)
+
+    def of(self, site: str, cells: list[int]) -> tuple[Tensor, list[int] | None]:
+        """The rows of some cells, in a new tensor, and which of the cells these are; None for all."""
+        partial = self._partial.get(site)
+        if partial is None:
+            return self._buffers[site].take(cells), None
+        present = [place for place, cell in enumerate(cells) if cell in partial]
+        return self._buffers[site].take([partial[cells[place]] for place in present]), present
+
+    def pattern_of(self, site: str, cells: list[int], token_slots: list[int]) -> Tensor:
+        """The attention pattern `(head, cells, key)` of one sequence, whose tokens fill these slots of the cache."""
+        return self._patterns[site].take(cells, token_slots)
+
+    def copy(self, scratch: Scratch) -> KeptRows:
+        """The same rows in memory of their own."""
+        copied = KeptRows(scratch)
+        copied._buffers = {site: buffer.copy(scratch) for site, buffer in self._buffers.items()}
+        copied._partial = {site: dict(cells) for site, cells in self._partial.items()}
+        copied._patterns = {site: pattern.copy() for site, pattern in self._patterns.items()}
+        return copied
+
+    def release(self) -> Scratch:
+        """Forget everything, and give the memory away, once: somebody else may have it already."""
+        self._buffers, self._partial, self._patterns = {}, {}, {}
+        scratch, self._scratch = self._scratch, Scratch()
+        scratch.reset()
+        return scratch
+
+    def _keep(self, site: str, flat: Tensor, offset: int, call: Call, arrivals: Arrivals) -> None:
+        buffer = self._buffers.get(site)
+        if buffer is None:
+            buffer = self._buffers[site] = SiteBuffer(self._scratch)
+        if offset or site in self._partial or buffer.length != arrivals.first_cell:
+            flat = self._those_there(site, buffer, flat, offset, call, arrivals)
+        elif arrivals.columns is not None:
+            flat = flat[arrivals.columns.to(flat.device)]
+        try:
+            buffer.append(flat)
+        except ValueError as error:
+            raise CaptureError(f"{site} changed its shape or dtype in mid-sequence: {error}") from None
+
+    def _those_there(
+        self, site: str, buffer: SiteBuffer, flat: Tensor, offset: int, call: Call, arrivals: Arrivals
+    ) -> Tensor:
+        """Keep those of the kept columns that a site has: logits may be computed for the last columns only."""
+        cells = self._partial.setdefault(site, {cell: cell for cell in range(buffer.length)})
+        columns = range(call.rows * call.width) if arrivals.columns is None else arrivals.columns.tolist()
+        chosen: list[int] = []
+        for cell, column in enumerate(columns, start=arrivals.first_cell):
+            number, place = divmod(column, call.width)
+            if place >= offset:
+                cells[cell] = buffer.length + len(chosen)
+                chosen.append(number * (call.width - offset) + place - offset)
+        return flat[torch.tensor(chosen, dtype=torch.long, device=flat.device)]
