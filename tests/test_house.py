@@ -24,6 +24,7 @@ LAYERS = [
         "actframe.capture.copies",
         "actframe.capture.scratch",
         "actframe.capture.sites",
+        "actframe.capture.exceptions",
         "actframe.capture.parts",
         "actframe.capture.stacks",
         "actframe.capture.layout",

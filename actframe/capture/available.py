@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from torch import nn
 
 from actframe.capture.base import CaptureStrategy
 from actframe.capture.by_hand import checked_layout, checked_stacks
 from actframe.capture.layout import ModelLayout, Place, find_layout
+from actframe.capture.modules import module_places
 from actframe.capture.selection import Selection
-from actframe.capture.sites import INPUT, MODULE
+from actframe.capture.sites import MODULE
 from actframe.errors import LayoutError
 from actframe.registry import registry
 
@@ -69,10 +69,12 @@ def selected_places(
     selection: Selection, model: nn.Module, layout: ModelLayout, strategy: CaptureStrategy
 ) -> dict[str, Place]:
     """The place of each selected site, in the model's order."""
-    modules = _module_places(model, layout) if _names_modules(selection) else {}
+    modules = module_places(model, layout) if _names_modules(selection) else {}
     available = set(strategy.available(model, layout))
 
     def refusal(site: str) -> str | None:
+        if site in modules and modules[site].axes == "routed":
+            return "is one of several experts, which see some of the tokens, in an order of their own"
         if site in available or (site in modules and strategy.takes_modules):
             return None
         reason = strategy.refusal(site, model, layout) if site in layout.places else None
@@ -86,18 +88,3 @@ def _names_modules(selection: Selection) -> bool:
     sites = selection.sites
     named = [sites] if isinstance(sites, str) else sites if isinstance(sites, Sequence) else []
     return any(isinstance(site, str) and site.startswith(MODULE) for site in named)
-
-
-def _module_places(model: nn.Module, layout: ModelLayout) -> dict[str, Place]:
-    """Every module's output and input as a site, each in the tower that the module belongs to."""
-    main = layout.towers[-1].prefix if layout.towers else ""
-    # What a module is known to give under another name has the axes that it has there.
-    known = {(place.module, place.side): place for place in layout.places.values() if place.item == 0}
-    places = {}
-    for path, _ in model.named_modules():
-        inside = [t.prefix for t in layout.towers if t.root and f"{path}.".startswith(f"{t.root}.")]
-        tower = inside[0] if inside else main
-        for ending, place in (("", Place(path, axes="unknown")), (INPUT, Place(path, "input", axes="unknown"))):
-            like = known.get((path, place.side), place)
-            places[f"{MODULE}{path}{ending}"] = replace(place, tower=tower, axes=like.axes, streams=like.streams)
-    return places

@@ -42,7 +42,9 @@ def call_shape(site: str, place: Place, tensor: Tensor) -> tuple[int, int]:
         CaptureError: the tensor does not tell either.
     """
     shape = tuple(tensor.shape)
-    if len(shape) == 2:
+    if place.axes == "row" and shape:
+        return shape[0], 1
+    if len(shape) == 2 and place.axes != "routed":
         # A tower whose states have no batch axis has packed its rows into one; other modules have one column.
         return (shape[0], 1) if place.axes == "unknown" else (1, shape[0])
     wanted = {"pos_first": (1, 0), "streams_first": (1, 2), "pattern": (0, 2)}.get(place.axes, (0, 1))
@@ -66,6 +68,8 @@ _WORDS: dict[Axes, str] = {
     "packed_streams": "(batch, pos, stream * d)",
     "logits": "(batch, pos, vocabulary)",
     "pattern": "(batch, head, pos, key)",
+    "row": "(batch, ...) of rows with one position each",
+    "routed": "of all tokens in their own order",
     "unknown": "(batch, pos, ...)",
 }
 
@@ -119,6 +123,16 @@ def _logits(site: str, place: Place, tensor: Tensor, call: Call) -> tuple[Tensor
     return _flat(site, place, tensor, call)
 
 
+def _row(site: str, place: Place, tensor: Tensor, call: Call) -> tuple[Tensor, int]:
+    if call.width == 1 and tensor.ndim and tensor.shape[0] == call.rows:
+        return tensor, 0
+    raise _unfit(site, place, tensor, call)
+
+
+def _routed(site: str, place: Place, tensor: Tensor, call: Call) -> tuple[Tensor, int]:
+    raise _unfit(site, place, tensor, call, ", of some of the tokens, in an order of their own")
+
+
 def _unknown(site: str, place: Place, tensor: Tensor, call: Call) -> tuple[Tensor, int]:
     shape = tuple(tensor.shape)
     if len(shape) > 2 and shape[:2] == (call.rows, call.width):
@@ -151,5 +165,7 @@ _READERS: dict[Axes, Callable[[str, Place, Tensor, Call], tuple[Tensor, int]]] =
     "streams_first": _streams_first,
     "packed_streams": _packed_streams,
     "logits": _logits,
+    "row": _row,
+    "routed": _routed,
     "unknown": _unknown,
 }

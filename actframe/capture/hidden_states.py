@@ -34,9 +34,14 @@ class OutputHiddenStates(CaptureStrategy):
     def available(self, model: nn.Module, layout: ModelLayout) -> list[str]:
         towers = [tower for tower in layout.towers if _can_be_asked(model.get_submodule(tower.root))]
         sites = {site for tower in towers for site in _states(tower) if site is not None}
-        return [site for site in layout.places if site in sites]
+        return [site for site, place in layout.places.items() if site in sites and place.axes == "residual"]
 
     def refusal(self, site: str, model: nn.Module, layout: ModelLayout) -> str | None:
+        if layout.places[site].axes not in ("residual", "logits", "pattern"):
+            return (
+                "is not laid out as (batch, pos, d_model) in this model, and transformers may return it with other "
+                "axes than the block gives; use strategy='hooks'"
+            )
         if any(site == f"{tower.prefix}layer_{len(tower.blocks) - 1}" for tower in layout.towers):
             return (
                 "is not what transformers returns as the last hidden state, which is after the final norm; "

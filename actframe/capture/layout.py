@@ -16,10 +16,11 @@ from typing import Any
 
 from torch import nn
 
+from actframe.capture.exceptions import POSITION_FIRST, STREAM_COUNTS
 from actframe.capture.parts import PART_NAMES, Place, block_places
 from actframe.capture.stacks import find_stack
 
-__all__ = ["ModelLayout", "Place", "Tower", "find_layout"]
+__all__ = ["ModelLayout", "Place", "Tower", "find_layout", "nearest_config"]
 
 
 @dataclass(frozen=True)
@@ -168,14 +169,36 @@ def _head(model: nn.Module) -> str | None:
 
 
 def _tower_places(model: nn.Module, tower: Tower) -> dict[str, Place]:
-    places = {"embeddings": Place(tower.blocks[0], "input")}
+    stream = _stream(model, tower)
+    places = {"embeddings": replace(stream, module=tower.blocks[0], side="input")}
     parts: dict[str, Place] = {}
     for index, path in enumerate(tower.blocks):
-        places[f"layer_{index}"] = Place(path)
-        parts[f"layer_{index}.resid_pre"] = Place(path, "input")
+        places[f"layer_{index}"] = replace(stream, module=path)
+        parts[f"layer_{index}.resid_pre"] = replace(stream, module=path, side="input")
         for name, place in block_places(model.get_submodule(path), path).items():
-            parts[f"layer_{index}.{name}"] = place
+            turned = stream.axes == "pos_first" and place.axes == "residual"
+            parts[f"layer_{index}.{name}"] = replace(place, axes="pos_first") if turned else place
     places |= dict(sorted(parts.items(), key=lambda item: PART_NAMES.index(item[0].partition(".")[2])))
     if tower.final_norm is not None:
         places["final_norm"] = Place(tower.final_norm)
     return {tower.prefix + name: replace(place, tower=tower.prefix) for name, place in places.items()}
+
+
+def _stream(model: nn.Module, tower: Tower) -> Place:
+    """How the residual stream of a tower is laid out, as the place of a module to be named."""
+    config = nearest_config(model, tower.blocks[0])
+    if getattr(config, "model_type", None) in POSITION_FIRST:
+        return Place("", axes="pos_first")
+    for name, axes in STREAM_COUNTS.items():
+        if isinstance(count := getattr(config, name, None), int) and count > 1:
+            return Place("", axes=axes, streams=count)
+    return Place("")
+
+
+def nearest_config(model: nn.Module, path: str) -> Any:
+    """The configuration of the innermost module around a path that has one; None where none has."""
+    for around in _upwards(path, ""):
+        config = getattr(model.get_submodule(around), "config", None)
+        if hasattr(config, "model_type"):
+            return config
+    return None

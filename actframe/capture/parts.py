@@ -16,7 +16,17 @@ PART_NAMES = ["resid_pre", "attn_out", "mlp_out", "mlp_act", "attn_probs", "rout
 
 
 Axes = Literal[
-    "residual", "flat", "pos_first", "streams", "streams_first", "packed_streams", "logits", "pattern", "unknown"
+    "residual",
+    "flat",
+    "pos_first",
+    "streams",
+    "streams_first",
+    "packed_streams",
+    "logits",
+    "pattern",
+    "row",
+    "routed",
+    "unknown",
 ]
 """How a site's tensor is laid out.
 
@@ -27,6 +37,8 @@ Axes = Literal[
   `(batch, pos, stream * d)`. Records hold `(pos, stream, d)`.
 - `logits`: `(batch, pos, vocabulary)`, where the last positions may be the only ones.
 - `pattern`: `(batch, head, pos, key)`.
+- `row`: `(batch, ...)`, all of it at one position, as convolutions have it; only where rows have one position.
+- `routed`: `(token, d)` of some tokens, in an order of their own, as single experts see them; never taken.
 - `unknown`: what any module may give; taken where it can only be `(batch, pos, ...)`, or `(batch, d)` of one position.
 """
 

@@ -1,0 +1,30 @@
+"""What structure does not tell: the few architectures that need a word of their own, each with its reason.
+
+Keyed by the model type of the configuration that the module around the blocks has.
+"""
+
+from __future__ import annotations
+
+from actframe.capture.parts import Axes
+
+__all__ = ["INNER_POSITION_FIRST", "POSITION_FIRST", "STREAM_COUNTS"]
+
+POSITION_FIRST = {
+    "fsmt": "both towers transpose their states to (pos, batch, d) before the first block, and back after the last",
+    "xlnet": "the model transposes its ids before the embedding, and its states back after the last block",
+}
+"""Model types whose blocks take `(pos, batch, d)`."""
+
+INNER_POSITION_FIRST = {
+    "led": (r"self_attn\.longformer_self_attn\.(query|key|value)(_global)?", "as in longformer"),
+    "longformer": (r"attention\.self\.(query|key|value)(_global)?", "attention transposes its states for itself"),
+    "mlcd": (r"self_attn\.out_proj", "attention projects before it transposes its states back"),
+}
+"""Model types whose blocks are as usual and hold modules that take `(pos, batch, d)`: which modules, and why."""
+
+STREAM_COUNTS: dict[str, Axes] = {
+    "altup_num_inputs": "streams_first",
+    "hc_mult": "streams",
+    "hc_count": "packed_streams",
+}
+"""Attributes of a configuration that say how many residual streams there are beside each other, and their axis."""
