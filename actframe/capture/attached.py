@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from actframe.capture.compiled import call_uncompiled, never_compiled
+
 __all__ = ["Attached"]
 
 
@@ -15,15 +17,23 @@ class Attached:
 
     Args:
         module: the module that it is registered on.
-        function: called as the hook.
+        function: called as the hook; what it does is never compiled.
+        whole: whether the module is to run as it is written, for what is inside it is recorded.
+
+    Raises:
+        CaptureError: when called, if such a module runs compiled.
     """
 
-    def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
+    def __init__(self, module: nn.Module, function: Callable[..., Any], *, whole: bool = False) -> None:
         self._module = module
         self._function = function
+        self._whole = whole
+        never_compiled(Attached.__call__, call_uncompiled)
 
     def __call__(self, module: nn.Module, *arguments: Any) -> Any:
-        return self._function(module, *arguments) if module is self._module else None
+        if module is not self._module:
+            return None
+        return call_uncompiled(self._function, module, arguments, whole=self._whole)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
         return inert

@@ -12,6 +12,7 @@ from actframe.capture.layout import ModelLayout, Place, find_layout
 from actframe.capture.modules import module_places
 from actframe.capture.selection import Selection
 from actframe.capture.sites import MODULE
+from actframe.capture.wrappers import moved, wrapped
 from actframe.errors import LayoutError
 from actframe.registry import registry
 
@@ -59,10 +60,17 @@ def layout_of(
         return checked_layout(model, layout)
     if blocks is not None:
         return find_layout(model, checked_stacks(model, blocks))
-    for _, described in registry().call_each("model_layout", model=model):
-        if isinstance(described, ModelLayout):
-            return described
-    return find_layout(model)
+    if (described := _described_by_a_plugin(model)) is not None:
+        return described
+    path, inner = wrapped(model)
+    if not path:
+        return find_layout(model)
+    return moved(_described_by_a_plugin(inner) or find_layout(inner), path)
+
+
+def _described_by_a_plugin(model: nn.Module) -> ModelLayout | None:
+    layouts = (layout for _, layout in registry().call_each("model_layout", model=model))
+    return next((layout for layout in layouts if isinstance(layout, ModelLayout)), None)
 
 
 def selected_places(

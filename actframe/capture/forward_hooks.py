@@ -12,6 +12,7 @@ from actframe.capture.attached import Attached
 from actframe.capture.base import CaptureStrategy, Emit
 from actframe.capture.layout import ModelLayout, Place
 from actframe.capture.sites import INPUT, MODULE
+from actframe.capture.wrappers import wrapped
 from actframe.errors import CaptureError
 
 __all__ = ["ForwardHooks"]
@@ -29,8 +30,10 @@ class ForwardHooks(CaptureStrategy):
 
     def refusal(self, site: str, model: nn.Module, layout: ModelLayout) -> str | None:
         """Attention patterns need eager attention; other kernels never hold them in memory."""
-        kernel = getattr(getattr(model, "config", None), "_attn_implementation", None)
-        if layout.places[site].axes == "pattern" and kernel != "eager":
+        if layout.places[site].axes != "pattern":
+            return None
+        kernel = getattr(getattr(wrapped(model)[1], "config", None), "_attn_implementation", None)
+        if kernel != "eager":
             return (
                 f"needs eager attention, and this model runs {kernel!r}, which never computes the pattern; "
                 "load it with attn_implementation='eager'"

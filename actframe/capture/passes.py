@@ -19,7 +19,7 @@ def hook_begins(model: nn.Module, layout: ModelLayout, session: Session, stack: 
     """Tell the session when each tower's forward begins, with the arguments that it gets."""
     for tower in _towers(layout):
         module = model.get_submodule(tower.root)
-        hook = Attached(module, _Begins(tower.prefix, session))
+        hook = Attached(module, _Begins(tower.prefix, session), whole=True)
         stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
 

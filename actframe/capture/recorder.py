@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from actframe.capture.available import find_strategy, layout_of, selected_places
 from actframe.capture.batches import RecordedSequence, known_ids
+from actframe.capture.compiled import refuse_compiled_inside
 from actframe.capture.groups import Groups
 from actframe.capture.layout import ModelLayout
 from actframe.capture.passes import hook_begins, hook_ends
@@ -23,6 +24,7 @@ from actframe.capture.selection import Scratch, Selection, Sites
 from actframe.capture.sequence import RowActivations
 from actframe.capture.session import Session
 from actframe.capture.watch import watch
+from actframe.capture.wrappers import wrapped
 from actframe.errors import CaptureError
 from actframe.records.record import ActivationRecord
 from actframe.registry import registry
@@ -84,6 +86,7 @@ class ActivationRecorder:
         if into is not None and not hasattr(into, "append"):
             raise CaptureError(f"into= takes anything with append(record), not {type(into).__name__}")
         self.model = model
+        self._inner: Any = wrapped(model)[1]
         self.selection = Selection.of(select)
         self._strategy = find_strategy(strategy)
         self._layout = layout_of(model, layout, blocks)
@@ -131,11 +134,12 @@ class ActivationRecorder:
     def __enter__(self) -> ActivationRecorder:
         if self._session is not None:
             raise CaptureError("this recorder is recording already; use a second recorder inside its block")
-        describe = functools.partial(circumstances, self.model, self._places)
+        describe = functools.partial(circumstances, self._inner, self._places)
         groups = Groups(self.selection, _warm.pop(self.model, None), describe)
         session = Session(self._layout, self._sites, groups, self._deliver)
+        refuse_compiled_inside(self.model, self._layout, self._sites)
         with ExitStack() as stack:
-            stack.enter_context(watch(self.model, session))
+            stack.enter_context(watch(self._inner, session))
             hook_begins(self.model, self._layout, session, stack)
             stack.enter_context(self._strategy.attach(self.model, self._layout, list(self._sites), session.emit))
             hook_ends(self.model, self._layout, session, stack)
@@ -213,7 +217,7 @@ class ActivationRecorder:
             {
                 "prompt": self._decode(input_ids, keep_special=True),
                 "response": self._decode(sequence.output_ids, keep_special=False) if sequence.output_ids else None,
-                "model": getattr(self.model, "name_or_path", "") or type(self.model).__name__,
+                "model": getattr(self._inner, "name_or_path", "") or type(self._inner).__name__,
                 "timestamp": datetime.now(UTC).isoformat(),
                 "input_ids": input_ids,
                 "output_ids": sequence.output_ids,

@@ -184,6 +184,12 @@ class Session:
             if group not in self._generation.groups:
                 self._generation.groups.append(group)
             prompt_width = self._generation.prompt_width
+            if prompt_width is not None and call.ids is None and call.width > prompt_width:
+                raise CaptureError(
+                    f"generate() was given prompts of {prompt_width} positions and the model {call.width} embeddings: "
+                    "virtual tokens of a tuned prompt stand among them, and where is not known; record a forward "
+                    "pass instead, whose positions count them"
+                )
         group.extend(call, prompt_width)
 
     # Closing: what can no longer grow is delivered.
