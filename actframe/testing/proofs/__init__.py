@@ -1,0 +1,1 @@
+"""What `actframe selftest` does: a model's records held against plain hooks on the model."""
