@@ -32,6 +32,7 @@ bench: install
 
 docs: install
 	$(BIN)/python docs/generate_cli.py
+	$(BIN)/python docs/generate_architectures.py
 
 .PHONY: install
 install: $(BIN)/python

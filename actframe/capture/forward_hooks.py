@@ -43,20 +43,59 @@ class ForwardHooks(CaptureStrategy):
     @contextmanager
     def attach(self, model: nn.Module, layout: ModelLayout, sites: Sequence[str], emit: Emit) -> Iterator[None]:
         handles: list[Any] = []
+        counters: dict[str, _Counter] = {}
         try:
             for site in sites:
                 place = _place(site, layout)
                 module = model.get_submodule(place.module)
+                own = emit
+                if place.calls > 1:
+                    if place.module not in counters:
+                        counters[place.module] = _Counter(place)
+                        handles += counters[place.module].attach(model, layout)
+                    own = counters[place.module].at(place.call, emit)
                 if place.side == "input":
-                    hook = Attached(module, _input_hook(site, emit))
+                    hook = Attached(module, _input_hook(site, own))
                     handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
                 else:
-                    hook = Attached(module, _output_hook(site, place.item, emit))
+                    hook = Attached(module, _output_hook(site, place.item, own))
                     handles.append(module.register_forward_hook(hook))
             yield
         finally:
             for handle in handles:
                 handle.remove()
+
+
+class _Counter:
+    """Which call of a module this is in a forward pass, for blocks that a model runs again and again."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._number = -1
+
+    def attach(self, model: nn.Module, layout: ModelLayout) -> list[Any]:
+        """Count the module's calls from now on, anew in each forward pass of its tower."""
+        roots = [tower.root for tower in layout.towers if tower.prefix == self._place.tower]
+        root, module = model.get_submodule(roots[0] if roots else ""), model.get_submodule(self._place.module)
+        return [
+            root.register_forward_pre_hook(Attached(root, self._begin)),
+            module.register_forward_pre_hook(Attached(module, self._count)),
+        ]
+
+    def at(self, call: int, emit: Emit) -> Emit:
+        """Emit at this call alone."""
+        return lambda site, tensor: emit(site, tensor) if self._number == call else None
+
+    def _begin(self, *_: Any) -> None:
+        self._number = -1
+
+    def _count(self, *_: Any) -> None:
+        self._number += 1
+        if self._number >= self._place.calls:
+            raise CaptureError(
+                f"{self._place.module} ran more than {self._place.calls} times in one forward pass, which is how often "
+                "its configuration says; name what to record as module:<dotted path> sites"
+            )
 
 
 def _place(site: str, layout: ModelLayout) -> Place:

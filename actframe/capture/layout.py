@@ -18,7 +18,7 @@ from torch import nn
 
 from actframe.capture.exceptions import POSITION_FIRST, STREAM_COUNTS
 from actframe.capture.parts import PART_NAMES, Place, block_places
-from actframe.capture.stacks import find_stack
+from actframe.capture.stacks import Role, blocks_in_order, find_stack
 
 __all__ = ["ModelLayout", "Place", "Tower", "find_layout", "nearest_config"]
 
@@ -29,7 +29,7 @@ class Tower:
 
     Attributes:
         prefix: what its site names begin with: nothing, or `"encoder."`, `"decoder."`.
-        blocks: dotted paths of the blocks, in order.
+        blocks: dotted paths of the blocks in the order of their calls; one that runs again stands here again.
         root: dotted path of the module whose forward takes this tower's ids and mask; empty for the model itself.
         span: dotted path of the module whose forward ends the tower's: the head of a decoder comes after its root.
         final_norm: dotted path of the norm after the last block, or None.
@@ -135,13 +135,10 @@ def _root(model: nn.Module, stack: str) -> str:
     return ""
 
 
-def _blocks(model: nn.Module, stack: str) -> tuple[str, ...]:
-    return tuple(f"{stack}.{name}" for name, _ in model.get_submodule(stack).named_children())
-
-
 def _describe_tower(model: nn.Module, prefix: str, root: str, scope: str, stack: str) -> Tower:
     """The tower with its final norm, where one is found between the stack and its scope."""
-    tower = Tower(prefix, _blocks(model, stack), root, "" if prefix == "decoder." else root)
+    roles: dict[str, Role] = {"encoder.": "encoder", "decoder.": "decoder", "": "decoder"}
+    tower = Tower(prefix, blocks_in_order(model, stack, roles.get(prefix)), root, "" if prefix == "decoder." else root)
     owner = stack.rpartition(".")[0]
     for path in _upwards(owner, scope):
         for name, child in model.get_submodule(path).named_children():
@@ -170,14 +167,18 @@ def _head(model: nn.Module) -> str | None:
 
 def _tower_places(model: nn.Module, tower: Tower) -> dict[str, Place]:
     stream = _stream(model, tower)
-    places = {"embeddings": replace(stream, module=tower.blocks[0], side="input")}
+    places: dict[str, Place] = {}
     parts: dict[str, Place] = {}
     for index, path in enumerate(tower.blocks):
-        places[f"layer_{index}"] = replace(stream, module=path)
-        parts[f"layer_{index}.resid_pre"] = replace(stream, module=path, side="input")
+        call, calls = tower.blocks[:index].count(path), tower.blocks.count(path)
+        block = replace(stream, module=path, call=call, calls=calls)
+        places[f"layer_{index}"] = block
+        parts[f"layer_{index}.resid_pre"] = replace(block, side="input")
         for name, place in block_places(model.get_submodule(path), path).items():
             turned = stream.axes == "pos_first" and place.axes == "residual"
-            parts[f"layer_{index}.{name}"] = replace(place, axes="pos_first") if turned else place
+            axes = "pos_first" if turned else place.axes
+            parts[f"layer_{index}.{name}"] = replace(place, axes=axes, call=call, calls=calls)
+    places = {"embeddings": parts["layer_0.resid_pre"], **places}
     places |= dict(sorted(parts.items(), key=lambda item: PART_NAMES.index(item[0].partition(".")[2])))
     if tower.final_norm is not None:
         places["final_norm"] = Place(tower.final_norm)

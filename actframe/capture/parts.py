@@ -54,6 +54,7 @@ class Place:
         tower: prefix of the tower that the module works for.
         axes: how its tensor is laid out.
         streams: how many residual streams it holds beside each other, where its axes are those of streams.
+        call, calls: which call of the module in a forward pass of the tower, from 0, and how many there are.
     """
 
     module: str
@@ -62,6 +63,8 @@ class Place:
     tower: str = ""
     axes: Axes = "residual"
     streams: int = 1
+    call: int = 0
+    calls: int = 1
 
 
 _ATTENTION_NAME = re.compile(r"(self_?)?(attn|attention)", re.IGNORECASE)

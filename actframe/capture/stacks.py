@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from actframe.errors import LayoutError
 
-__all__ = ["find_stack"]
+__all__ = ["Role", "blocks_in_order", "find_stack"]
+
+Role = Literal["encoder", "decoder"]
+"""Which of two stacks; a model that has one is a decoder here."""
 
 _STACK_NAME = re.compile(r"(^|\.)(layers?|h|blocks?)$")
 
 
-def find_stack(model: nn.Module, scope: nn.Module, scope_path: str, role: str) -> str | None:
+def find_stack(model: nn.Module, scope: nn.Module, scope_path: str, role: Role) -> str | None:
     """The dotted path of the list of blocks. Each rule narrows the candidates only where it leaves any."""
     lists = _lists(model, nn.ModuleList) or _lists(model, nn.Sequential)
     prefix = f"{scope_path}." if scope_path else ""
@@ -36,9 +39,20 @@ def find_stack(model: nn.Module, scope: nn.Module, scope_path: str, role: str) -
     if len(candidates) > 1:
         raise LayoutError(
             f"several lists of modules in {type(model).__name__} could be its blocks: {', '.join(candidates)}; "
-            "name the right one in a plugin's model_layout hook, or record module:<dotted path> sites"
+            f"name the right one, as in ActivationRecorder(model, blocks={candidates[0]!r})"
         )
     return candidates[0]
+
+
+def blocks_in_order(model: nn.Module, stack: str, role: Role | None) -> tuple[str, ...]:
+    """The dotted paths of a stack's blocks in the order of their calls: one block may serve as all the layers.
+
+    In which order several blocks serve as more layers than there are blocks, nothing tells; they stand here once, and
+    the forward pass is refused as soon as one of them runs again.
+    """
+    blocks = tuple(f"{stack}.{name}" for name, _ in model.get_submodule(stack).named_children())
+    count = _block_count(model, role) if role is not None and len(blocks) == 1 else None
+    return blocks * (count or 1)
 
 
 def _lists(model: nn.Module, kind: type[nn.Module]) -> dict[str, Any]:
@@ -51,7 +65,7 @@ def _is_block(module: nn.Module) -> bool:
     return any(kind.__name__ == "GradientCheckpointingLayer" for kind in type(module).__mro__)
 
 
-def _block_count(model: nn.Module, role: str) -> int | None:
+def _block_count(model: nn.Module, role: Role) -> int | None:
     config = getattr(model, "config", None)
     if config is None:
         return None
