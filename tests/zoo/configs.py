@@ -89,9 +89,8 @@ def _shrink(kind: type[PreTrainedConfig], given: dict[str, Any], ids: _Ids, word
         actual = vars(full).get(field.name)
         if value is None and field.name in NEEDED and actual is None:
             value = NEEDED[field.name]
-        if field.name in ("rope_parameters", "image_size") or (
-            isinstance(actual, list) and len(actual) == about.layers
-        ):
+        by_layer = isinstance(actual, list) and len(actual) == about.layers
+        if by_layer or field.name in ("rope_parameters", "image_size", *SIZES):
             value = actual
         if value is not None and value is not dataclasses.MISSING and not field.name.startswith("_"):
             small[field.name] = _size(field.name, value, ids, about)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from zoo.configs import FIRST_SPECIAL
-from zoo.words import INPUTS
 
 ROWS, COLUMNS, DECODER_COLUMNS = 3, 11, 7
 SIDE, BEFORE = 4, 2
@@ -34,6 +33,7 @@ MORE: list[list[str]] = [
     ["actions", "rewards", "returns_to_go", "timesteps"],
     ["future_values", "future_time_features"],
     ["encoder_hidden_states"],
+    ["decoder_input_values"],
     ["input_ids", "image_embeds_position_mask"],
     ["input_ids", "pixel_values", "pixel_attention_mask"],
     ["input_ids", "pixel_values", "pixel_attention_mask", "spatial_shapes"],
@@ -45,8 +45,8 @@ def tiny_inputs(kind: str, model: nn.Module) -> Iterator[dict[str, Any]]:
     """Ways to call a model: with an image where it reads images and text, then the shortest first."""
     config: Any = model.config
     given = inspect.signature(model.forward).parameters
-    words = {**INPUTS.get(kind, {}), **INPUTS.get(type(model).__name__, {})}
-    own = {name: make(config) if callable(make) else make for name, make in words.items()}
+    words = OWN.get(kind, {})
+    own = {name: make(config) if callable(make) else make for name, make in words.items() if name in given}
     if hasattr(model, "get_image_features") and find(config, *IMAGE_TOKENS) is not None and "input_ids" in given:
         yield from _with_image(model, own)
     needed = [name for name, each in given.items() if _is_needed(model, each)]
@@ -110,7 +110,8 @@ def _rows(features: Any) -> int:
 def ids(config: Any, columns: int = COLUMNS) -> Tensor:
     text = config.get_text_config()
     vocabulary = getattr(text, "vocab_size", None) or FIRST_SPECIAL
-    return torch.randint(4, min(FIRST_SPECIAL, vocabulary), (ROWS, columns))
+    smallest = find(config, "vocab_size") or FIRST_SPECIAL
+    return torch.randint(4, min(FIRST_SPECIAL, vocabulary, smallest), (ROWS, columns))
 
 
 def find(config: Any, *names: str) -> Any:
@@ -168,6 +169,10 @@ def flat_patches(config: Any) -> Tensor:
     return torch.randn(ROWS * SIDE**2, _patch(config, 1))
 
 
+def double_patches(config: Any) -> Tensor:
+    return torch.randn(ROWS * SIDE**2, _patch(config, 2))
+
+
 def square_patches(config: Any) -> Tensor:
     return torch.randn(ROWS * SIDE**2, channels(_see(config)), *_pair(_see(config).patch_size))
 
@@ -210,6 +215,8 @@ MAKERS: dict[str, list[Callable[[Any], Any]]] = {
     "input_values": [
         lambda config: torch.randn(ROWS, 2000),
         lambda config: torch.randn(ROWS, 1, 1920),
+        lambda config: torch.randn(ROWS, 1920),
+        states,
         frames,
     ],
     "input_features": [mels, frames, lambda config: mels(config)[:, None]],
@@ -220,7 +227,7 @@ MAKERS: dict[str, list[Callable[[Any], Any]]] = {
     "attention_mask": [lambda config: torch.ones(ROWS, COLUMNS, dtype=torch.long)],
     "hidden_states": [states],
     "inputs_embeds": [states],
-    "bbox": [lambda config: torch.randint(0, 9, (ROWS, COLUMNS, 4))],
+    "bbox": [lambda config: torch.randint(0, 9, (ROWS, COLUMNS, 4)), lambda config: torch.rand(ROWS, COLUMNS, 4)],
     "grid_thw": [grid],
     "image_grid_thw": [grid],
     "image_sizes": [lambda config: torch.tensor([pixels(config).shape[-2:]] * ROWS)],
@@ -251,6 +258,8 @@ MAKERS: dict[str, list[Callable[[Any], Any]]] = {
     "audio_mel_mask": [lambda config: torch.zeros(ROWS, 64, dtype=torch.bool)],
     "flattened_patches": [lambda config: torch.cat([torch.ones(ROWS, 9, 2), torch.randn(ROWS, 9, 768)], dim=2)],
     "inputs": [states],
+    "latents": [lambda config: torch.randn(ROWS, width(config), COLUMNS), states],
+    "decoder_input_values": [states],
     "past_time_features": [lambda config: torch.randn(ROWS, series(config).shape[1], config.num_time_features)],
     "past_observed_mask": [lambda config: torch.ones(ROWS, series(config).shape[1])],
     "future_values": [lambda config: torch.randn(ROWS, config.prediction_length)],
@@ -270,10 +279,24 @@ MAKERS: dict[str, list[Callable[[Any], Any]]] = {
 """By the name of an argument, the forms that it can have."""
 
 PACKED: dict[str, list[Callable[[Any], Any]]] = {
-    "pixel_values": [patches, flat_patches, square_patches],
-    "hidden_states": [patches, flat_patches, square_patches],
+    "pixel_values": [patches, flat_patches, double_patches, square_patches],
+    "hidden_states": [patches, flat_patches, double_patches, square_patches],
 }
 """The same, for models that take the patches of all images in one row."""
+
+OWN: dict[str, dict[str, Any]] = {
+    "blt": {"use_cache": False},
+    "dia": {"decoder_input_ids": lambda config: torch.randint(4, 50, (ROWS, DECODER_COLUMNS, 9))},
+    "idefics": {
+        "pixel_values": lambda config: pixels(config)[:, None],
+        "image_attention_mask": lambda config: torch.ones(ROWS, COLUMNS, 1, dtype=torch.long),
+    },
+    "kyutai_speech_to_text": {"input_ids": lambda config: torch.randint(4, 50, (ROWS, COLUMNS, 33))},
+    "lightglue": {"pixel_values": lambda config: torch.randn(1, 2, 3, 32, 32)},
+    "musicgen": {"input_ids": lambda config: torch.randint(4, 50, (ROWS * 4, COLUMNS))},
+    "musicgen_melody": {"input_ids": lambda config: torch.randint(4, 50, (ROWS * 4, COLUMNS))},
+}
+"""By model type, arguments that its forward wants just so: a value, or what makes it of the configuration."""
 
 IMAGE = (
     "pixel_values",

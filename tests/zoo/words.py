@@ -15,6 +15,12 @@ SIZES: dict[str, Any] = {
     "two_stage_num_proposals": 10,
     "num_query_tokens": 5,
     "num_latents": 5,
+    "latent_query_num": 5,
+    "adapter_input_size": 128,
+    "adapter_in_dim": 128,
+    "output_channels": 128,
+    "n_window": 8,
+    "num_filters": 4,
     "max_source_positions": 16,
 }
 """Sizes that need a word of their own wherever the name occurs."""
@@ -25,21 +31,25 @@ def _sections(*sections: int, **more: Any) -> dict[str, Any]:
 
 
 _ALTERNATING = ["sliding_attention", "full_attention"]
-_SERIES = {"prediction_length": 5, "context_length": 9, "lags_sequence": [1, 2]}
+_SERIES = {"prediction_length": 5, "context_length": 9, "lags_sequence": [1, 2], "num_time_features": 2}
+_NO_LAYER_INPUTS = {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}
 _SWIN = {"embed_dim": 24, "window_size": 2}
 _IMAGE_VOCABULARY = {"vocabulary_map": {"<image>": 90, "<|extra_200|>": 91, "IMGIMGA": 92}}
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "autoformer": _SERIES,
-    "bamba": {"layer_types": ["mamba", "attention", "mamba", "attention"]},
+    "bamba": {"attn_layer_indices": [1, 3]},
     "blenderbot": {"encoder_layers": 4},
+    "blip-2": {"image_token_index": 150},
     "chameleon": _IMAGE_VOCABULARY,
     "cohere_compass_text": {
         "layer_types": ["sliding_attention", "full_attention"] * 2,
         "rope_parameters": {kind: {"rope_type": "default", "rope_theta": 1e4} for kind in _ALTERNATING},
     },
     "cosmos3_edge_text": _sections(2, 3, 3),
-    "dbrx": {"attn_config": {"rope_theta": 10000.0}},
+    "clvp": {"text_config": {"num_attention_heads": 4}, "speech_config": {"num_attention_heads": 4}},
+    "cvt": {"embed_dim": [8, 24, 48]},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
     "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse", "sparse", "sparse"], "num_experts_per_tok": 2},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "efficientloftr": {"hidden_size": 256},
@@ -51,7 +61,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "esm": {"vocab_size": 99, "pad_token_id": 1, "mask_token_id": 3},
     "gemma3n_text": {"num_kv_shared_layers": 1, "layer_types": ["sliding_attention", "full_attention"] * 2},
     "fun_asr_nano": {"adaptor_config": {"intermediate_size": 32}},
-    "gemma4_assistant": {"first": {"text_config": {"hidden_size_per_layer_input": 0}}},
+    "gemma4_assistant": {"first": {"text_config": _NO_LAYER_INPUTS}, "text_config": _NO_LAYER_INPUTS},
+    "gemma4_unified_assistant": {"text_config": {"num_kv_shared_layers": 0}},
     "glm5_next_text": {"index_kpool": 2},
     "glm4v_text": _sections(2, 3, 3),
     "glm4v_moe_text": _sections(1, 1, 2),
@@ -63,10 +74,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "hunyuan_vl_text": _sections(2, 2, 2, 2),
     "informer": _SERIES,
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "instructblip": {"image_token_index": 150},
+    "instructblipvideo": {"video_token_index": 150},
+    "layoutlmv3": {"coordinate_size": 16, "shape_size": 32},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
-    "lilt": {"hidden_size": 128, "channel_shrink_ratio": 4},
+    "lilt": {"hidden_size": 96, "channel_shrink_ratio": 4},
     "mamba2": {"num_heads": 16, "head_dim": 16, "n_groups": 1},
     "maskformer-swin": _SWIN,
+    "mistral_large4_text": {"kv_source_layers": [0, 1, 1, 3]},
     "mobilevit": {"hidden_sizes": [16, 24, 32]},
     "molmo2": {"adapter_config": {"vision_feature_layer": [3, 2]}},
     "moonshine_streaming": {"num_key_value_heads": 8},
@@ -88,19 +103,18 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "lsh_attn_chunk_length": 4,
     },
     "ReformerModelWithLMHead": {"is_decoder": True},
-    "step3p7_text": {"sliding_window": 16},
+    "step3p5": {"sliding_window": 16},
     "swin": _SWIN,
     "swin2sr": {"embed_dim": 24, "num_heads": [2, 2, 2, 2], "depths": [2, 2, 2, 2], "window_size": 4},
     "swinv2": _SWIN,
+    "t5gemma2_encoder": {"text_config": {"dropout_rate": 0.0}},
     "time_series_transformer": _SERIES,
     "tvp": {"visual_prompt_size": 8},
+    "xmod": {"default_language": "en_XX"},
     "zamba": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"]},
     "zamba2": {},
 }
 """By model type or class name, what its configuration needs to be tiny and to fit together."""
-
-INPUTS: dict[str, dict[str, Any]] = {}
-"""By model type or class name, arguments of the forward: a value, or what makes it of the configuration."""
 
 OTHER_STATES: dict[str, str] = {
     "BlipForConditionalGeneration": "its `hidden_states` are those of the vision model, not of the text decoder",
