@@ -154,6 +154,13 @@ def test_data_parallel_without_devices_calls_the_model_itself(model, inputs, inn
     assert_plain(recorder.records, seen)
 
 
+def test_what_data_parallel_copies_to_several_devices_is_refused_before_it_runs(model, inputs):
+    with pytest.raises(CaptureError, match="copies of this LlamaForCausalLM on several devices"):
+        with ActivationRecorder(model):
+            # What DataParallel calls for each device.
+            model._replicate_for_data_parallel()(**inputs)
+
+
 def test_attention_patterns_are_offered_through_a_wrapper(inputs):
     eager = tiny_model("llama", attn_implementation="eager")
     parallel = torch.nn.DataParallel(eager)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from actframe.capture.compiled import call_uncompiled, never_compiled
+from actframe.errors import CaptureError
 
 __all__ = ["Attached"]
 
@@ -21,7 +22,7 @@ class Attached:
         whole: whether the module is to run as it is written, for what is inside it is recorded.
 
     Raises:
-        CaptureError: when called, if such a module runs compiled.
+        CaptureError: when called, if such a module runs compiled, or on a replica that DataParallel made of it.
     """
 
     def __init__(self, module: nn.Module, function: Callable[..., Any], *, whole: bool = False) -> None:
@@ -32,6 +33,12 @@ class Attached:
 
     def __call__(self, module: nn.Module, *arguments: Any) -> Any:
         if module is not self._module:
+            if getattr(module, "_is_replica", False):
+                raise CaptureError(
+                    f"DataParallel runs copies of this {type(self._module).__name__} on several devices at once, whose "
+                    "records cannot be put together; run the model itself (data_parallel.module), or one process for "
+                    "each device"
+                )
             return None
         return call_uncompiled(self._function, module, arguments, whole=self._whole)
 

@@ -10,6 +10,7 @@ from actframe.capture.base import CaptureStrategy
 from actframe.capture.by_hand import checked_layout, checked_stacks
 from actframe.capture.layout import ModelLayout, Place, find_layout
 from actframe.capture.modules import module_places
+from actframe.capture.parallel import refusal_of_a_part
 from actframe.capture.selection import Selection
 from actframe.capture.sites import MODULE
 from actframe.capture.wrappers import moved, wrapped
@@ -83,6 +84,8 @@ def selected_places(
     def refusal(site: str) -> str | None:
         if site in modules and modules[site].axes == "routed":
             return "is one of several experts, which see some of the tokens, in an order of their own"
+        if site in modules and (reason := refusal_of_a_part(site, model, layout, modules[site])) is not None:
+            return reason
         if site in available or (site in modules and strategy.takes_modules):
             return None
         reason = strategy.refusal(site, model, layout) if site in layout.places else None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from actframe.capture.attached import Attached
 from actframe.capture.base import CaptureStrategy, Emit
 from actframe.capture.layout import ModelLayout, Place
+from actframe.capture.parallel import refusal_of_a_part
 from actframe.capture.sites import INPUT, MODULE
 from actframe.capture.wrappers import wrapped
 from actframe.errors import CaptureError
@@ -29,8 +30,11 @@ class ForwardHooks(CaptureStrategy):
         return [site for site in layout.places if self.refusal(site, model, layout) is None]
 
     def refusal(self, site: str, model: nn.Module, layout: ModelLayout) -> str | None:
-        """Attention patterns need eager attention; other kernels never hold them in memory."""
-        if layout.places[site].axes != "pattern":
+        """Attention patterns need eager attention; tensor-parallel models hold the inner parts of blocks in pieces."""
+        place = layout.places[site]
+        if (reason := refusal_of_a_part(site, model, layout, place)) is not None:
+            return reason
+        if place.axes != "pattern":
             return None
         kernel = getattr(getattr(wrapped(model)[1], "config", None), "_attn_implementation", None)
         if kernel != "eager":

@@ -18,6 +18,7 @@ from actframe.capture.batches import RecordedSequence, known_ids
 from actframe.capture.compiled import refuse_compiled_inside
 from actframe.capture.groups import Groups
 from actframe.capture.layout import ModelLayout
+from actframe.capture.parallel import is_first_of_its_group
 from actframe.capture.passes import hook_begins, hook_ends
 from actframe.capture.receipt import circumstances, describe_places, versions
 from actframe.capture.selection import Scratch, Selection, Sites
@@ -61,6 +62,7 @@ class ActivationRecorder:
         strategy: the capture strategy's name.
         tokenizer: decodes prompts and responses; without it they are None.
         into: gets each record as its sequence closes, so that memory stays flat; without it they gather in `records`.
+            Where several processes compute one model, the first of them hands its records over, and no other.
         layout: where the model's parts are, where you know better than the structural rule.
         blocks: dotted path of the list of blocks, where the rest can be found from there; of a model of several towers,
             the path of each by the prefix of its sites: `{"vision.": "visual.blocks", "": "model.layers"}`.
@@ -194,7 +196,7 @@ class ActivationRecorder:
                 pass
             if self._into is None:
                 self._records.append((begun, record))
-            else:
+            elif is_first_of_its_group(self.model):
                 self._into.append(record)
 
     def _make(self, sequences: list[RecordedSequence]) -> list[ActivationRecord]:
