@@ -28,6 +28,7 @@ class Call:
         start: how many slots of the cache were filled before; None where it is filled and does not say how far.
         past: by row, whether each of these slots holds a token and not padding; None where all do.
         logits_by_index: whether the head computes columns that an index names.
+        logits_columns: which these are, where it is known.
         encoder_states: what a decoder attends to, or None.
         fired: the sites that were emitted.
     """
@@ -40,6 +41,7 @@ class Call:
     start: int | None = 0
     past: list[list[bool]] | None = None
     logits_by_index: bool = False
+    logits_columns: list[int] | None = None
     encoder_states: Tensor | None = None
     fired: set[str] = field(default_factory=set)
 

@@ -38,6 +38,11 @@ class Generation:
     def __init__(self, model: nn.Module, generate: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> None:
         given = _arguments(generate, args, kwargs)
         self._settings = _settings(model, given)
+        if self._settings("cache_implementation") == "paged":
+            raise CaptureError(
+                "generate(cache_implementation='paged') takes the padding of its prompts for tokens; "
+                "call generate_batch with lists of ids"
+            )
         self.groups: list[SequenceGroup] = []
         self.thread = threading.get_ident()
         self.depth = 0

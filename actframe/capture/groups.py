@@ -35,9 +35,13 @@ class Groups:
 
     def new(self) -> SequenceGroup:
         """A group that begins now; it is not among the growing ones until it is added."""
+        return SequenceGroup(*self.beginning())
+
+    def beginning(self) -> tuple[int, Selection, Scratch, dict[str, Any]]:
+        """What a group that begins now is made of."""
         self._begun += 1
         spare, self._spare = self._spare or Scratch(), None
-        return SequenceGroup(self._begun, self._selection, spare, self._describe())
+        return self._begun, self._selection, spare, self._describe()
 
     def add(self, group: SequenceGroup) -> None:
         """Let a group grow."""

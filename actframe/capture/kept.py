@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,8 +62,15 @@ class KeptRows:
             pattern = self._patterns.setdefault(site, PatternBuffer())
             pattern.append(tensor, arrivals.columns, arrivals.first_cell, call)
             return
-        flat, offset = to_rows(site, place, tensor, call)
-        self._keep(site, flat, offset, call, arrivals)
+        there: Sequence[int] | None = None
+        if place.axes == "logits" and call.logits_columns is not None:
+            there = call.logits_columns
+            flat = tensor.detach().flatten(0, 1)[: len(there)]
+        else:
+            flat, offset = to_rows(site, place, tensor, call)
+            if offset:
+                there = [column for column in range(call.rows * call.width) if column % call.width >= offset]
+        self._keep(site, flat, there, call, arrivals)
 
     def of(self, site: str, cells: list[int]) -> tuple[Tensor, list[int] | None]:
         """The rows of some cells, in a new tensor, and which of the cells these are; None for all."""
@@ -91,12 +99,12 @@ class KeptRows:
         scratch.reset()
         return scratch
 
-    def _keep(self, site: str, flat: Tensor, offset: int, call: Call, arrivals: Arrivals) -> None:
+    def _keep(self, site: str, flat: Tensor, there: Sequence[int] | None, call: Call, arrivals: Arrivals) -> None:
         buffer = self._buffers.get(site)
         if buffer is None:
             buffer = self._buffers[site] = SiteBuffer(self._scratch)
-        if offset or site in self._partial or buffer.length != arrivals.first_cell:
-            flat = self._those_there(site, buffer, flat, offset, call, arrivals)
+        if there is not None or site in self._partial or buffer.length != arrivals.first_cell:
+            flat = self._those_there(site, flat, there, call, arrivals)
         elif arrivals.columns is not None:
             flat = flat[arrivals.columns.to(flat.device)]
         try:
@@ -105,15 +113,17 @@ class KeptRows:
             raise CaptureError(f"{site} changed its shape or dtype in mid-sequence: {error}") from None
 
     def _those_there(
-        self, site: str, buffer: SiteBuffer, flat: Tensor, offset: int, call: Call, arrivals: Arrivals
+        self, site: str, flat: Tensor, there: Sequence[int] | None, call: Call, arrivals: Arrivals
     ) -> Tensor:
         """Keep those of the kept columns that a site has: logits may be computed for the last columns only."""
-        cells = self._partial.setdefault(site, {cell: cell for cell in range(buffer.length)})
-        columns = range(call.rows * call.width) if arrivals.columns is None else arrivals.columns.tolist()
+        length = self._buffers[site].length
+        cells = self._partial.setdefault(site, {cell: cell for cell in range(length)})
+        everything = range(call.rows * call.width)
+        places = {column: place for place, column in enumerate(everything if there is None else there)}
+        columns = everything if arrivals.columns is None else arrivals.columns.tolist()
         chosen: list[int] = []
         for cell, column in enumerate(columns, start=arrivals.first_cell):
-            number, place = divmod(column, call.width)
-            if place >= offset:
-                cells[cell] = buffer.length + len(chosen)
-                chosen.append(number * (call.width - offset) + place - offset)
+            if column in places:
+                cells[cell] = length + len(chosen)
+                chosen.append(places[column])
         return flat[torch.tensor(chosen, dtype=torch.long, device=flat.device)]

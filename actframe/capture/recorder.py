@@ -145,6 +145,7 @@ class ActivationRecorder:
             hook_begins(self.model, self._layout, session, stack)
             stack.enter_context(self._strategy.attach(self.model, self._layout, list(self._sites), session.emit))
             hook_ends(self.model, self._layout, session, stack)
+            stack.callback(session.packed.halt)
             self._stack = stack.pop_all()
         self._session = session
         self._entered += 1

@@ -17,6 +17,7 @@ from actframe.capture.encodings import Encodings
 from actframe.capture.generation import Generation
 from actframe.capture.groups import Groups
 from actframe.capture.layout import ModelLayout
+from actframe.capture.packed import PackedRuns
 from actframe.capture.parts import Place
 from actframe.capture.sequence import SequenceGroup
 from actframe.capture.sites import MODULE
@@ -46,6 +47,7 @@ class Session:
 
     Attributes:
         groups: the sequences that grow.
+        packed: those of continuous batching.
         thread: the one that began the recording.
         records_this_thread: whether what the running thread does is recorded here.
         main: prefix of the tower whose sequences are recorded; those of others belong to them.
@@ -77,6 +79,7 @@ class Session:
         self._needs_encoder = any(place.tower != self.main for place in places.values())
         self._deliver = deliver
         self._encodings = Encodings()
+        self.packed = PackedRuns(groups, places, deliver)
         self._open: dict[int, dict[str, _Open]] = {}
         self._generation: Generation | None = None
 
@@ -86,14 +89,18 @@ class Session:
         """A tower's forward is about to run with these arguments."""
         if not self.records_this_thread():
             return
+        packed = self.packed.group_of(arguments)
         thread = get_ident()
-        if any(running and other != thread for other, running in self._open.items()):
+        if packed is None and any(running and other != thread for other, running in self._open.items()):
             raise CaptureError(
                 "two threads ran this model at once inside one recording, and their activations cannot be told apart; "
                 "run it from one thread at a time, or let each thread record what it runs"
             )
         self.forwards += 1
         self.towers_run.add(tower)
+        if packed is not None:
+            self._open.setdefault(thread, {})[tower] = _Open(packed.open_call(arguments), packed)
+            return
         call = read_call(arguments)
         group = self._group_of(call, tower)
         self._open.setdefault(thread, {})[tower] = _Open(call, group)
@@ -245,6 +252,7 @@ class Session:
         while (group := next(iter(self.groups), None)) is not None:
             self._close(group)
         self._close_encoders(all_of_them=True)
+        self.packed.close()
 
     def open_sequences(self) -> list[list[RecordedSequence]]:
         """The sequences that are still open, as far as they have come; what grew last comes last."""
@@ -273,6 +281,8 @@ class Session:
             self._drop(group)
 
     def _drop(self, group: SequenceGroup) -> None:
+        if self.packed.holds(group):  # its manager stops, and what it answered before is delivered then
+            return
         if self._generation is not None and group in self._generation.groups:
             self._generation.groups.remove(group)
         self.groups.release(group)

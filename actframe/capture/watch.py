@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from actframe.capture.caches import observe_caches
+from actframe.capture.continuous import observe_managers
 from actframe.capture.generation import Generation
 from actframe.capture.session import Session
 from actframe.errors import CaptureError
@@ -41,6 +42,8 @@ class _Watched:
         thread = threading.get_ident()
         if session.thread == thread:
             return True
+        if followers := [each for each in self.sessions if each.packed.runs_this_thread()]:
+            return session in followers
         recording = {each.thread for each in self.sessions}
         if thread in recording:
             return False
@@ -62,10 +65,12 @@ def watch(model: nn.Module, session: Session) -> Iterator[None]:
             watched.before = vars(model).get("generate")
             vars(model)["generate"] = _Generate(model, watched)
     session.records_this_thread = functools.partial(watched.is_recorded_by, session)
+    session.packed.concerns = functools.partial(_concerns, session, model)
     try:
-        with observe_caches(session.groups):
+        with observe_caches(session.groups), observe_managers(session.packed):
             yield
     finally:
+        session.packed.go_on()
         with _lock:
             watched.sessions = [each for each in watched.sessions if each is not session]
             if not watched.sessions:
@@ -73,6 +78,12 @@ def watch(model: nn.Module, session: Session) -> Iterator[None]:
                 vars(model).pop("generate", None)
                 if watched.before is not None:
                     vars(model)["generate"] = watched.before
+
+
+def _concerns(session: Session, model: nn.Module, other: nn.Module) -> bool:
+    """Whether to run another model in this thread is to run the recorded one, whichever of them is around the other."""
+    both = any(module is other for module in model.modules()) or any(module is model for module in other.modules())
+    return both and session.records_this_thread()
 
 
 class _Generate:
