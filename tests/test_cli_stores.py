@@ -31,6 +31,7 @@ ODD_GRADES = (["a"], {"b": [1]}, 3.5, "x" * 3000, None)
 SHOWN = {
     *("location", "backend", "created", "run", "origin", "benchmarks", "models", "records", "shards", "writers"),
     *("expected", "ended", "questions", "trials", "accuracy", "by_subject", "first", "last", "sites"),
+    "receipts",
     *("shards_looked_at", "unreadable", "tensor_bytes", "ratio", "bytes_on_disk", "writing", "problems", "preview"),
 }
 

@@ -1,13 +1,17 @@
-"""Where the sites of a record were taken, in the record itself."""
+"""How records were computed and where their sites were taken: in the record itself, and of a store at once."""
+
+import json
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from actframe import ActivationRecord, ActivationRecorder
+from actframe import ActivationRecord, ActivationRecorder, ActivationStore
 from actframe.capture.available import available_sites, layout_of
 from actframe.capture.layout import Place
 from actframe.capture.receipt import describe_places
-from actframe.testing import FAMILIES, tiny_model
+from actframe.cli.main import app
+from actframe.testing import FAMILIES, random_record, tiny_model
 
 
 def recorded(model, select=None, **settings):
@@ -64,3 +68,78 @@ def test_a_module_site_is_its_own_place():
 def test_a_record_of_an_older_version_says_no_place():
     assert ActivationRecord({"activations": {}}).place_of("layer_0") is None
     assert recorded(tiny_model("llama"), "layer_*").place_of("embeddings") is None
+
+
+# In stores
+
+
+def said(**changes):
+    return {"places": {"layer_{i}": "h.{i}"}, "attn_implementation": "sdpa", "batch_size": 4, **changes}
+
+
+def fill(path, *kinds):
+    with ActivationStore(path) as store:
+        for number, kind in enumerate(kinds):
+            store.append(random_record(number, **kind))
+    return store
+
+
+def show(path, *options):
+    result = CliRunner(env={"COLUMNS": "160"}).invoke(app, ["show", str(path), *options])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_a_store_says_each_way_in_which_its_records_were_made_once(tmp_path):
+    store = fill(tmp_path / "s", *[said()] * 3, said(batch_size=1), said())
+    first, second = store.receipts()
+    assert (first.records, second.records) == (4, 1)
+    assert first.said["places"] == {"layer_{i}": "h.{i}"}
+    assert {**first.said, "batch_size": 1} == second.said
+    assert [each.records for each in store[2:].receipts()] == [2, 1]
+    assert store.where(trial=9).receipts() == []
+
+
+def test_show_prints_the_receipt_and_the_batch_sizes(tmp_path):
+    fill(tmp_path / "s", *[said()] * 3, said(batch_size=1))
+    shown = show(tmp_path / "s")
+    assert "bfloat16, sdpa attention, in batches of 4 (3 records) and 1 (1 record), live" in shown
+    assert "by hooks at layer_{i} h.{i}" in shown
+    assert "receipts" not in shown
+    told = json.loads(show(tmp_path / "s", "--json"))["receipts"]
+    assert [(each["records"], each["batch_size"]) for each in told] == [(3, 4), (1, 1)]
+
+
+def test_show_tells_apart_what_was_made_in_other_ways(tmp_path):
+    fill(tmp_path / "s", said(), said(strategy="output_hidden_states"), said(places={"layer_0": "x"}), said())
+    shown = " ".join(show(tmp_path / "s").split())
+    assert "3 receipts: how the records were computed and taken" in shown
+    assert "records strategy places" in shown
+    assert "2 hooks layer_{i} h.{i} 1 output_hidden_states layer_{i} h.{i} 1 hooks layer_0 x" in shown
+    assert "bfloat16, sdpa attention, live" in shown
+
+
+def test_records_of_before_have_a_receipt_without_places(tmp_path):
+    store = fill(tmp_path / "s", {}, said())
+    assert sorted("places" in each.said for each in store.receipts()) == [False, True]
+    assert "2 receipts" in show(tmp_path / "s")
+    alone = fill(tmp_path / "old", {})
+    assert alone.receipts()[0].said["strategy"] == "hooks"
+    assert "taken by hooks" in " ".join(show(tmp_path / "old").split())
+
+
+def test_records_that_say_odd_things_have_receipts_too(tmp_path):
+    odd = [
+        {"attn_implementation": ["a"]},
+        {"strategy": None},
+        {"places": "here"},
+        {"batch_size": 2.5},
+        {"recorded": {"x": [1]}},
+    ]
+    store = fill(tmp_path / "s", *[said(**each) for each in odd])
+    assert len(store.receipts()) == len(odd)
+    assert "5 receipts" in show(tmp_path / "s")
+    with ActivationStore(tmp_path / "none") as store:
+        store.append({"activations": {"layer_0": torch.zeros(1, 2)}})
+    assert store.receipts() == []
+    assert "computed" not in show(tmp_path / "none")

@@ -13,6 +13,7 @@ from rich.text import Text
 from actframe.capture.sites import summarise
 from actframe.cli import tables
 from actframe.cli.console import announce, one_line, print_json, print_path, stdout
+from actframe.cli.receipts import receipt_facts, receipts_table
 from actframe.cli.store_paths import open_folder
 from actframe.cli.store_tables import count, local_time, short
 
@@ -54,6 +55,7 @@ def _facts(of: StoreOverview) -> Iterator[tuple[str, str]]:
         yield "generation", settings
     if capture := _capture(run.get("capture")):
         yield "captured", capture
+    yield from receipt_facts(of.receipts)
     if of.first and of.last:
         yield "recorded", _span(of.first, of.last)
     yield "size", _size(of)
@@ -68,6 +70,8 @@ def _tables(of: StoreOverview) -> Iterator[Table]:
         yield _cut_table("Accuracy", "subject", subjects, summary)
     elif of.accuracy:
         yield _cut_table("Accuracy", "model", of.accuracy, None)
+    if (receipts := receipts_table(of.receipts)) is not None:
+        yield receipts
     if of.sites.sites:
         rows = [(site.site, _shape(site.shape), site.dtype, site.bytes) for site in of.sites.sites]
         yield tables.sites_table("Sites", rows, _sites_caption(of))

@@ -21,6 +21,7 @@ from actframe.storage.identity import IDENTITY, RESULTS, read_identity
 from actframe.storage.keys import RecordKeys, writer_of
 from actframe.storage.ledger import Ledger
 from actframe.storage.ledger_lines import MISSING
+from actframe.storage.receipts import Receipt
 from actframe.storage.store import ActivationStore
 
 __all__ = ["StoreOverview", "describe_store"]
@@ -51,6 +52,7 @@ class StoreOverview:
         accuracy: a summary for each model (and each run, in a store that was merged from several).
         by_subject: a summary of each subject, where there is one model; else empty.
         first, last: the earliest and the latest record, ISO 8601.
+        receipts: how the records were computed and taken, each way once.
         sites: what tensors there are, and how large.
         bytes_on_disk: the size of the files, by folder: shards, ledger, quarantine.
         writing: the ledgers that a process has open which is known to run.
@@ -76,6 +78,7 @@ class StoreOverview:
     by_subject: dict[str, Summary]
     first: str | None
     last: str | None
+    receipts: tuple[Receipt, ...]
     sites: StoredSites
     bytes_on_disk: dict[str, int]
     writing: tuple[str, ...]
@@ -92,7 +95,9 @@ class StoreOverview:
         """The same in JSON-safe form."""
         looked = {"shards_looked_at": self.sites.looked_at, "unreadable": self.sites.unreadable}
         tensors = {"tensor_bytes": self.sites.bytes, "ratio": self.ratio}
-        return {**asdict(self), "sites": [asdict(site) for site in self.sites.sites], **looked, **tensors}
+        lists = {"receipts": [each.as_json() for each in self.receipts]}
+        lists["sites"] = [asdict(site) for site in self.sites.sites]
+        return {**asdict(self), **lists, **looked, **tensors}
 
 
 def describe_store(store: ActivationStore) -> StoreOverview:
@@ -129,6 +134,7 @@ def describe_store(store: ActivationStore) -> StoreOverview:
         by_subject=by_subject,
         first=first,
         last=last,
+        receipts=tuple(store.receipts()),
         sites=stored_sites(store),
         bytes_on_disk={below: sum(folder.sizes(below).values()) for below in ("shards", "ledger", "quarantine")},
         writing=tuple(name for name in folder.sizes("ledger") if folder.has_writer(f"ledger/{name}")),

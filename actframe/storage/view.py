@@ -13,6 +13,7 @@ from actframe.records.record import ActivationRecord
 from actframe.storage.ledger import Ledger
 from actframe.storage.ledger_lines import MISSING
 from actframe.storage.open_shards import OpenShards
+from actframe.storage.receipts import Receipt, ledger_receipts
 from actframe.storage.stacking import Numbers, Ragged, StackPositions, stack
 
 if TYPE_CHECKING:
@@ -149,6 +150,14 @@ class StoreView(Sequence[ActivationRecord]):
         from actframe.storage.tables import ledger_table
 
         return ledger_table(self._ledger, self.numbers, keys)
+
+    def receipts(self) -> list[Receipt]:
+        """How the records were computed and taken: each way once, with how many there are of it, most first.
+
+        A way is the model, strategy, places, dtype, attention kernel, batch size, live or replay, and the versions of
+        the libraries. Reads the ledger alone.
+        """
+        return ledger_receipts(self._ledger, self.numbers)
 
     def torch_dataset(
         self,
