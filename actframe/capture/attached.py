@@ -33,7 +33,7 @@ class Attached:
 
     def __call__(self, module: nn.Module, *arguments: Any) -> Any:
         if module is not self._module:
-            if getattr(module, "_is_replica", False):
+            if self._whole and getattr(module, "_is_replica", False):
                 raise CaptureError(
                     f"DataParallel runs copies of this {type(self._module).__name__} on several devices at once, whose "
                     "records cannot be put together; run the model itself (data_parallel.module), or one process for "

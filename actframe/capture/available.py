@@ -13,7 +13,7 @@ from actframe.capture.modules import module_places
 from actframe.capture.parallel import refusal_of_a_part
 from actframe.capture.selection import Selection
 from actframe.capture.sites import MODULE
-from actframe.capture.wrappers import moved, wrapped
+from actframe.capture.wrappers import moved, root_around, wrapped
 from actframe.errors import LayoutError
 from actframe.registry import registry
 
@@ -66,7 +66,7 @@ def layout_of(
     path, inner = wrapped(model)
     if not path:
         return find_layout(model)
-    return moved(_described_by_a_plugin(inner) or find_layout(inner), path)
+    return moved(_described_by_a_plugin(inner) or find_layout(inner), path, root_around(model, path))
 
 
 def _described_by_a_plugin(model: nn.Module) -> ModelLayout | None:

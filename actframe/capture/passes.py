@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -36,7 +37,8 @@ class _Begins:
             if self._names is None:
                 self._names = list(inspect.signature(module.forward).parameters)
             kwargs = {**kwargs, **dict(zip((name for name in self._names if name not in kwargs), args, strict=False))}
-        self._session.begin(self._prefix, kwargs)
+        features = kwargs.get("features")  # how sentence-transformers passes them on
+        self._session.begin(self._prefix, {**kwargs, **features} if isinstance(features, Mapping) else kwargs)
 
 
 def hook_ends(model: nn.Module, layout: ModelLayout, session: Session, stack: ExitStack) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from actframe.capture.available import find_strategy, layout_of, selected_places
 from actframe.capture.batches import RecordedSequence, known_ids
 from actframe.capture.compiled import refuse_compiled_inside
+from actframe.capture.given_order import Numbered, Waiting, in_given_order
 from actframe.capture.groups import Groups
 from actframe.capture.layout import ModelLayout
 from actframe.capture.parallel import is_first_of_its_group
@@ -96,7 +97,8 @@ class ActivationRecorder:
         self._places = describe_places(self._sites)
         self._tokenizer = tokenizer
         self._into = into
-        self._records: list[tuple[tuple[int, int], ActivationRecord]] = []
+        self._records: list[Numbered] = []
+        self._waiting = Waiting(self._hand_over)
         self._entered = 0
         self._latest: list[ActivationRecord] = []
         self._session: Session | None = None
@@ -142,6 +144,7 @@ class ActivationRecorder:
         refuse_compiled_inside(self.model, self._layout, self._sites)
         with ExitStack() as stack:
             stack.enter_context(watch(self._inner, session))
+            stack.enter_context(in_given_order(self.model, self._waiting, session.close))
             hook_begins(self.model, self._layout, session, stack)
             stack.enter_context(self._strategy.attach(self.model, self._layout, list(self._sites), session.emit))
             hook_ends(self.model, self._layout, session, stack)
@@ -184,13 +187,15 @@ class ActivationRecorder:
                 "parts of it run, and that it was not compiled before"
             )
 
-    def _numbered(self, sequences: list[RecordedSequence]) -> list[tuple[tuple[int, int], ActivationRecord]]:
+    def _numbered(self, sequences: list[RecordedSequence]) -> list[Numbered]:
         """The records of sequences that close together, each with when the first of them began."""
         begun = self._entered, min((each.group.number for each in sequences), default=0)
         return [(begun, record) for record in self._make(sequences)]
 
     def _deliver(self, sequences: list[RecordedSequence]) -> None:
-        numbered = self._numbered(sequences)
+        self._waiting.take(self._numbered(sequences))
+
+    def _hand_over(self, numbered: list[Numbered]) -> None:
         self._latest = [record for _, record in numbered]
         for begun, record in numbered:
             for _ in registry().call_each("record_captured", record=record):

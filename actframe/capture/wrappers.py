@@ -17,7 +17,7 @@ from torch import nn
 
 from actframe.capture.layout import ModelLayout
 
-__all__ = ["moved", "wrapped"]
+__all__ = ["moved", "root_around", "wrapped"]
 
 
 def wrapped(model: nn.Module) -> tuple[str, nn.Module]:
@@ -37,8 +37,19 @@ def wrapped(model: nn.Module) -> tuple[str, nn.Module]:
     return "", model
 
 
-def moved(layout: ModelLayout, path: str) -> ModelLayout:
-    """The layout of a module as that of a model which has it at `path`."""
+def root_around(model: nn.Module, path: str) -> str:
+    """The dotted path of the module whose call begins and ends that of the model at `path`: mostly itself."""
+    # sentence-transformers calls the method of its model, past the hooks on it.
+    parent = path.rpartition(".")[0]
+    takes = list(inspect.signature(model.get_submodule(parent).forward).parameters)
+    return parent if parent and takes[:1] == ["features"] else path
+
+
+def moved(layout: ModelLayout, path: str, root: str) -> ModelLayout:
+    """The layout of a module as that of a model which has it at `path`, where `root` stands for the module itself."""
+
+    def around(inner: str) -> str:
+        return below(inner) if inner else root
 
     def below(inner: str) -> str:
         return f"{path}.{inner}" if inner else path
@@ -47,8 +58,8 @@ def moved(layout: ModelLayout, path: str) -> ModelLayout:
         replace(
             tower,
             blocks=tuple(map(below, tower.blocks)),
-            root=below(tower.root),
-            span=below(tower.span),
+            root=around(tower.root),
+            span=around(tower.span),
             final_norm=None if tower.final_norm is None else below(tower.final_norm),
         )
         for tower in layout.towers
