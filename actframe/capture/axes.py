@@ -17,7 +17,7 @@ from actframe.errors import CaptureError
 __all__ = ["call_shape", "to_rows"]
 
 
-def to_rows(site: str, place: Place, tensor: Tensor, call: Call) -> tuple[Tensor, int]:
+def to_rows(site: str, place: Place, tensor: Tensor, call: Call, *, attached: bool = False) -> tuple[Tensor, int]:
     """A site's tensor as `(rows * columns, ...)`, detached, and the first column that it has.
 
     Args:
@@ -25,14 +25,17 @@ def to_rows(site: str, place: Place, tensor: Tensor, call: Call) -> tuple[Tensor
         place: says how the tensor is laid out; not as a pattern.
         tensor: as the model computed it.
         call: the forward pass that it belongs to.
+        attached: whether it stays attached to the graph that computed it.
 
     Raises:
         CaptureError: its axes are not the call's rows and columns, or cannot be told apart.
     """
+    if not attached:
+        tensor = tensor.detach()
     shape = tensor.shape
     if len(shape) == 3 and shape[0] == call.rows and shape[1] == call.width and place.axes in _PLAIN:
-        return tensor.detach().reshape(call.rows * call.width, shape[2]), 0
-    return _READERS[place.axes](site, place, tensor.detach(), call)
+        return tensor.reshape(call.rows * call.width, shape[2]), 0
+    return _READERS[place.axes](site, place, tensor, call)
 
 
 def call_shape(site: str, place: Place, tensor: Tensor) -> tuple[int, int]:

@@ -57,7 +57,7 @@ class Encodings:
         """The rows of encoders that were used alone: those that no decoder can attend to any more, or all."""
         if all_of_them:
             self._newest = None
-        over = [encoding for encoding in self._known if all_of_them or encoding.is_gone()]
+        over = [each for each in self._known if all_of_them or (each.is_gone() and each.group.is_over())]
         self._known = [encoding for encoding in self._known if encoding not in over]
         return [encoding.group for encoding in over if not encoding.attended]
 

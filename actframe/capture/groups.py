@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from actframe.capture.kept import KeptRows
 from actframe.capture.selection import Scratch, Selection
 from actframe.capture.sequence import SequenceGroup
 
@@ -18,11 +19,19 @@ class Groups:
         selection: what is kept of each tensor.
         scratch: memory of an earlier recording, or None.
         describe: says how the model computes at this moment.
+        keep: makes what keeps the rows of a group.
     """
 
-    def __init__(self, selection: Selection, scratch: Scratch | None, describe: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        selection: Selection,
+        scratch: Scratch | None,
+        describe: Callable[[], dict[str, Any]],
+        keep: Callable[[Scratch], KeptRows] = KeptRows,
+    ) -> None:
         self._selection = selection
         self._describe = describe
+        self._keep = keep
         self._growing: list[SequenceGroup] = []
         self._begun = 0
         self._spare = scratch
@@ -37,11 +46,11 @@ class Groups:
         """A group that begins now; it is not among the growing ones until it is added."""
         return SequenceGroup(*self.beginning())
 
-    def beginning(self) -> tuple[int, Selection, Scratch, dict[str, Any]]:
+    def beginning(self) -> tuple[int, Selection, KeptRows, dict[str, Any]]:
         """What a group that begins now is made of."""
         self._begun += 1
         spare, self._spare = self._spare or Scratch(), None
-        return self._begun, self._selection, spare, self._describe()
+        return self._begun, self._selection, self._keep(spare), self._describe()
 
     def add(self, group: SequenceGroup) -> None:
         """Let a group grow."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from actframe.capture.patterns import PatternBuffer
 from actframe.capture.selection import Scratch, SiteBuffer
 from actframe.errors import CaptureError
 
-__all__ = ["Arrivals", "KeptRows"]
+__all__ = ["Arrivals", "KeptRows", "kept_there", "rows_there"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class KeptRows:
         scratch: memory to keep them in.
     """
 
+    is_of_training: ClassVar[bool] = False
+    """Whether they need a graph."""
+    _attached = False
+    """Whether rows stay attached to the graph that computed them, on the model's device."""
+
     def __init__(self, scratch: Scratch) -> None:
         self._scratch = scratch
         self._buffers: dict[str, SiteBuffer] = {}
@@ -59,17 +65,12 @@ class KeptRows:
     def take(self, site: str, place: Place, tensor: Tensor, call: Call, arrivals: Arrivals) -> None:
         """Copy what is kept of one tensor of a call."""
         if place.axes == "pattern":
-            pattern = self._patterns.setdefault(site, PatternBuffer())
+            pattern = self._patterns.get(site)
+            if pattern is None:
+                pattern = self._patterns[site] = PatternBuffer(attached=self._attached)
             pattern.append(tensor, arrivals.columns, arrivals.first_cell, call)
             return
-        there: Sequence[int] | None = None
-        if place.axes == "logits" and call.logits_columns is not None:
-            there = call.logits_columns
-            flat = tensor.detach().flatten(0, 1)[: len(there)]
-        else:
-            flat, offset = to_rows(site, place, tensor, call)
-            if offset:
-                there = [column for column in range(call.rows * call.width) if column % call.width >= offset]
+        flat, there = rows_there(site, place, tensor, call, attached=self._attached)
         self._keep(site, flat, there, call, arrivals)
 
     def of(self, site: str, cells: list[int]) -> tuple[Tensor, list[int] | None]:
@@ -86,11 +87,18 @@ class KeptRows:
 
     def copy(self, scratch: Scratch) -> KeptRows:
         """The same rows in memory of their own."""
-        copied = KeptRows(scratch)
+        copied = self._new(scratch)
         copied._buffers = {site: buffer.copy(scratch) for site, buffer in self._buffers.items()}
         copied._partial = {site: dict(cells) for site, cells in self._partial.items()}
         copied._patterns = {site: pattern.copy() for site, pattern in self._patterns.items()}
         return copied
+
+    def waits(self) -> bool:
+        """Whether something is still to come, though the forward pass is over."""
+        return False
+
+    def check_complete(self) -> None:
+        """Raise a `CaptureError` where something has not come that should have."""
 
     def release(self) -> Scratch:
         """Forget everything, and give the memory away, once: somebody else may have it already."""
@@ -99,10 +107,16 @@ class KeptRows:
         scratch.reset()
         return scratch
 
+    def _new(self, scratch: Scratch) -> KeptRows:
+        return KeptRows(scratch)
+
+    def _new_buffer(self) -> SiteBuffer:
+        return SiteBuffer(self._scratch)
+
     def _keep(self, site: str, flat: Tensor, there: Sequence[int] | None, call: Call, arrivals: Arrivals) -> None:
         buffer = self._buffers.get(site)
         if buffer is None:
-            buffer = self._buffers[site] = SiteBuffer(self._scratch)
+            buffer = self._buffers[site] = self._new_buffer()
         if there is not None or site in self._partial or buffer.length != arrivals.first_cell:
             flat = self._those_there(site, flat, there, call, arrivals)
         elif arrivals.columns is not None:
@@ -118,12 +132,28 @@ class KeptRows:
         """Keep those of the kept columns that a site has: logits may be computed for the last columns only."""
         length = self._buffers[site].length
         cells = self._partial.setdefault(site, {cell: cell for cell in range(length)})
-        everything = range(call.rows * call.width)
-        places = {column: place for place, column in enumerate(everything if there is None else there)}
-        columns = everything if arrivals.columns is None else arrivals.columns.tolist()
-        chosen: list[int] = []
-        for cell, column in enumerate(columns, start=arrivals.first_cell):
-            if column in places:
-                cells[cell] = length + len(chosen)
-                chosen.append(places[column])
-        return flat[torch.tensor(chosen, dtype=torch.long, device=flat.device)]
+        chosen = kept_there(there, call, arrivals)
+        cells.update(zip(chosen, range(length, length + len(chosen)), strict=True))
+        return flat[torch.tensor(list(chosen.values()), dtype=torch.long, device=flat.device)]
+
+
+def rows_there(
+    site: str, place: Place, tensor: Tensor, call: Call, *, attached: bool = False
+) -> tuple[Tensor, Sequence[int] | None]:
+    """A site's tensor as `(columns, ...)`, and which columns of the call these are; None for all of them."""
+    if place.axes == "logits" and call.logits_columns is not None:
+        there = call.logits_columns
+        return (tensor if attached else tensor.detach()).flatten(0, 1)[: len(there)], there
+    flat, offset = to_rows(site, place, tensor, call, attached=attached)
+    if offset:
+        return flat, [column for column in range(call.rows * call.width) if column % call.width >= offset]
+    return flat, None
+
+
+def kept_there(there: Sequence[int] | None, call: Call, arrivals: Arrivals) -> dict[int, int]:
+    """By cell, which row of a tensor is kept that has these columns of a call."""
+    everything = range(call.rows * call.width)
+    places = {column: place for place, column in enumerate(everything if there is None else there)}
+    columns = everything if arrivals.columns is None else arrivals.columns.tolist()
+    numbered = enumerate(columns, start=arrivals.first_cell)
+    return {cell: places[column] for cell, column in numbered if column in places}

@@ -58,7 +58,9 @@ class PackedGroup(SequenceGroup):
 
     def __init__(self, manager: Any, groups: Groups) -> None:
         super().__init__(*groups.beginning())
-        self._kept = _RowsInAnyOrder(self._kept.release())
+        if self.kept.is_of_training:
+            raise CaptureError("generate_batch computes without a graph, so keep_graph and gradients cannot record it")
+        self.kept = _RowsInAnyOrder(self.kept.release())
         self.requests = PagedRequests(manager, self._selection, self.columns)
         self.delivered = True  # nothing of it may be read before the manager stops
         self.origins = 1

@@ -24,9 +24,14 @@ class _Piece:
 
 
 class PatternBuffer:
-    """The kept rows of one attention site, `(head, key)` each, with as many keys as there were slots then."""
+    """The kept rows of one attention site, `(head, key)` each, with as many keys as there were slots then.
 
-    def __init__(self) -> None:
+    Args:
+        attached: whether they stay attached to the graph that computed them, on the model's device.
+    """
+
+    def __init__(self, *, attached: bool = False) -> None:
+        self._attached = attached
         self._pieces: list[_Piece] = []
 
     def append(self, tensor: Tensor, columns: Tensor | None, first_cell: int, call: Call) -> None:
@@ -36,11 +41,11 @@ class PatternBuffer:
                 f"an attention pattern has shape {tuple(tensor.shape)}, not (batch, head, pos, key) "
                 f"of {call.rows} rows and {call.width} positions"
             )
-        rows = tensor.detach().transpose(1, 2).flatten(0, 1)
+        rows = (tensor if self._attached else tensor.detach()).transpose(1, 2).flatten(0, 1)
         if columns is not None:
             rows = rows[columns.to(rows.device)]
         with torch.inference_mode(False):
-            kept = torch.empty(rows.shape, dtype=rows.dtype).copy_(rows)
+            kept = rows.clone() if self._attached else torch.empty(rows.shape, dtype=rows.dtype).copy_(rows)
         self._pieces.append(_Piece(kept, first_cell, (call.start or 0) + call.width))
 
     def take(self, cells: list[int], token_slots: list[int]) -> Tensor:
@@ -68,6 +73,6 @@ class PatternBuffer:
 
     def copy(self) -> PatternBuffer:
         """The same rows, which are never changed, in a buffer that grows apart from this one."""
-        copied = PatternBuffer()
+        copied = PatternBuffer(attached=self._attached)
         copied._pieces = list(self._pieces)
         return copied

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
 from actframe.capture.available import find_strategy, layout_of, selected_places
 from actframe.capture.batches import RecordedSequence, known_ids
 from actframe.capture.compiled import refuse_compiled_inside
 from actframe.capture.given_order import Numbered, Waiting, in_given_order
+from actframe.capture.gradients import Training, TrainingOptions
 from actframe.capture.groups import Groups
 from actframe.capture.layout import ModelLayout
 from actframe.capture.parallel import is_first_of_its_group
@@ -67,12 +67,17 @@ class ActivationRecorder:
         layout: where the model's parts are, where you know better than the structural rule.
         blocks: dotted path of the list of blocks, where the rest can be found from there; of a model of several towers,
             the path of each by the prefix of its sites: `{"vision.": "visual.blocks", "": "model.layers"}`.
+        training: `keep_graph=True` leaves the tensors attached to the autograd graph, on the model's device, so that a
+            loss on them can be sent back through the model; their records keep the graph alive. `gradients=True`
+            records the gradient at each site, `layer_3@grad` beside `layer_3`, which `backward()` inside the block
+            brings; a sequence is delivered when it has them all.
 
     Raises:
         UnknownNameError: no such strategy.
         SiteError, SelectionError, LayoutError: the selection does not fit the model.
         CaptureError: when the block ends, if none of the selected sites ran; inside it, if what was captured would
-            not be what the model computed.
+            not be what the model computed; where a gradient was asked for and has not come, or a graph and there is
+            none.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class ActivationRecorder:
         into: Sink | None = None,
         layout: ModelLayout | None = None,
         blocks: str | Mapping[str, str] | None = None,
+        **training: Unpack[TrainingOptions],
     ) -> None:
         if into is not None and not hasattr(into, "append"):
             raise CaptureError(f"into= takes anything with append(record), not {type(into).__name__}")
@@ -95,6 +101,7 @@ class ActivationRecorder:
         self._layout = layout_of(model, layout, blocks)
         self._sites = selected_places(self.selection, model, self._layout, self._strategy)
         self._places = describe_places(self._sites)
+        self._training = Training.of(model, training)
         self._tokenizer = tokenizer
         self._into = into
         self._records: list[Numbered] = []
@@ -107,7 +114,7 @@ class ActivationRecorder:
     @property
     def sites(self) -> list[str]:
         """The names of the sites that are recorded."""
-        return list(self._sites)
+        return self._training.names(self._sites)
 
     @property
     def records(self) -> list[ActivationRecord]:
@@ -121,7 +128,8 @@ class ActivationRecorder:
         """The latest sequences: site -> `(batch, pos, d_model)`, rows shorter than the longest padded with zeros."""
         growing = self._session.open_sequences() if self._session is not None else []
         latest = self._make(growing[-1]) if growing and growing[-1] else self._latest
-        return {site: _stack([record.activations[site] for record in latest]) for site in _shared_sites(latest)}
+        with self._training.reading():
+            return {site: _stack([record.activations[site] for record in latest]) for site in _shared_sites(latest)}
 
     def save(self, path: str | Path) -> Path:
         """Save the one recorded sequence; the suffix of `path` chooses the format.
@@ -139,10 +147,11 @@ class ActivationRecorder:
         if self._session is not None:
             raise CaptureError("this recorder is recording already; use a second recorder inside its block")
         describe = functools.partial(circumstances, self._inner, self._places)
-        groups = Groups(self.selection, _warm.pop(self.model, None), describe)
+        groups = Groups(self.selection, _warm.pop(self.model, None), describe, self._training.rows)
         session = Session(self._layout, self._sites, groups, self._deliver)
         refuse_compiled_inside(self.model, self._layout, self._sites)
         with ExitStack() as stack:
+            stack.callback(self._training.let_go)
             stack.enter_context(watch(self._inner, session))
             stack.enter_context(in_given_order(self.model, self._waiting, session.close))
             hook_begins(self.model, self._layout, session, stack)
@@ -207,8 +216,7 @@ class ActivationRecorder:
 
     def _make(self, sequences: list[RecordedSequence]) -> list[ActivationRecord]:
         """The records of some sequences; their tensors are nobody else's."""
-        # Not inference tensors, even inside inference mode: people train probes on them.
-        with torch.inference_mode(False), torch.no_grad():
+        with self._training.reading():
             return [self._record(each, each.group.activations([each.chain])[0], _encoding(each)) for each in sequences]
 
     def _record(
@@ -220,7 +228,7 @@ class ActivationRecorder:
             input_ids, encoded = encoding
             found = {**encoded.tensors, **found}
             exceptions = {**dict.fromkeys(encoded.tensors, encoded.positions), **exceptions}
-        tensors = {site: found[site] for site in self._sites if site in found}
+        tensors = {site: found[site] for site in self.sites if site in found}
         return ActivationRecord(
             {
                 "prompt": self._decode(input_ids, keep_special=True),
@@ -268,6 +276,6 @@ def _stack(rows: list[Tensor]) -> Tensor:
     """Stack tensors that differ in length, each padded with zeros at the end of every axis."""
     shape = [max(sizes) for sizes in zip(*(row.shape for row in rows), strict=True)]
     stacked = rows[0].new_zeros((len(rows), *shape))
-    for target, row in zip(stacked, rows, strict=True):
-        target[tuple(slice(size) for size in row.shape)] = row
+    for number, row in enumerate(rows):
+        stacked[number][tuple(slice(size) for size in row.shape)] = row
     return stacked

@@ -49,6 +49,7 @@ class SequenceGroup:
     Attributes:
         number: groups count in the order in which they began.
         circumstances: how the model computed when the group began.
+        kept: what is kept of each site.
         columns: every column that was computed.
         roots: the first column of each sequence -> which row of the first forward pass it is of.
         rows: one for each row of the KV cache, in its order.
@@ -63,9 +64,10 @@ class SequenceGroup:
         has_holes: whether parts of the model were skipped, so that it cannot be delivered.
     """
 
-    def __init__(self, number: int, selection: Selection, scratch: Scratch, circumstances: dict[str, Any]) -> None:
+    def __init__(self, number: int, selection: Selection, kept: KeptRows, circumstances: dict[str, Any]) -> None:
         self.number = number
         self.circumstances = circumstances
+        self.kept = kept
         self.columns = Columns()
         self.roots: dict[int, int] = {}
         self.rows: list[Row] = []
@@ -74,7 +76,6 @@ class SequenceGroup:
         self.encoder: SequenceGroup | None = None
         self.delivered = self.is_draft = self.has_holes = False
         self._selection = selection
-        self._kept = KeptRows(scratch)
         self._count = 0
         self._arrivals = Arrivals(0, 0, None)
         self._cache: Any = None
@@ -86,8 +87,8 @@ class SequenceGroup:
         return cache is not None and self._cache is not None and self._cache() is cache
 
     def is_over(self) -> bool:
-        """Whether no later call can continue these sequences: they have no cache, or it is gone."""
-        return self._cache is None or self._cache() is None
+        """Whether nothing more is to come: no cache continues these sequences, and they wait for no gradient."""
+        return (self._cache is None or self._cache() is None) and not self.kept.waits()
 
     def recomputed_by(self, call: Call) -> list[int] | None:
         """Which row each row of a call computes again from the start, and continues; None unless all of them do."""
@@ -108,13 +109,11 @@ class SequenceGroup:
 
     def tokens(self, chain: Sequence[int]) -> list[int]:
         """The ids of some columns."""
-        tokens = self.columns.tokens
-        return [tokens[column] for column in chain]
+        return list(map(self.columns.tokens.__getitem__, chain))
 
     def slots(self, chain: Sequence[int]) -> list[int]:
         """The slots of the cache that some columns fill."""
-        slots = self.columns.slots
-        return [slots[column] for column in chain]
+        return list(map(self.columns.slots.__getitem__, chain))
 
     def prompt_length(self, chain: Sequence[int]) -> int:
         """How many positions of a sequence are prompt."""
@@ -178,24 +177,24 @@ class SequenceGroup:
 
     def copy(self, number: int, scratch: Scratch) -> SequenceGroup:
         """The same sequences, which a copy of the cache will continue; until it does there is nothing to deliver."""
-        copied = SequenceGroup(number, self._selection, scratch, self.circumstances)
+        copied = SequenceGroup(number, self._selection, self.kept.copy(scratch), self.circumstances)
         copied.columns, copied.roots = self.columns.copy(), dict(self.roots)
         copied.rows = [row.copy() for row in self.rows]
         copied.origins, copied.filled, copied.prompt_width = self.origins, self.filled, self.prompt_width
         copied.before, copied.encoder, copied.is_draft = self.before, self.encoder, self.is_draft
         copied.has_holes, copied.delivered = self.has_holes, True
-        copied._kept, copied._count = self._kept.copy(scratch), self._count
+        copied._count = self._count
         return copied
 
     def release(self) -> Scratch:
         """Forget every activation, and give the memory to the sequences that come next."""
-        return self._kept.release()
+        return self.kept.release()
 
     # Activations in, and out again.
 
     def take(self, site: str, place: Place, tensor: Tensor, call: Call) -> None:
         """Keep what is selected of one tensor of the call that `extend` took in last."""
-        self._kept.take(site, place, tensor, call, self._arrivals)
+        self.kept.take(site, place, tensor, call, self._arrivals)
 
     def activations(self, chains: Sequence[Sequence[int]]) -> list[RowActivations]:
         """The selected activations of some sequences, in new tensors.
@@ -211,15 +210,15 @@ class SequenceGroup:
             positions, own_cells = self._choose(chain)
             found.append(RowActivations(positions))
             cells.append(own_cells)
-        for site in self._kept.sites:
+        for site in self.kept.sites:
             for each, own in zip(found, cells, strict=True):
-                rows, present = self._kept.of(site, own)
+                rows, present = self.kept.of(site, own)
                 each.tensors[site] = self._selection.finish(rows, site)
                 if present is not None and len(present) < len(each.positions):
                     each.site_positions[site] = [each.positions[place] for place in present]
-        for site in self._kept.patterns:
+        for site in self.kept.patterns:
             for each, own, chain in zip(found, cells, chains, strict=True):
-                rows = self._kept.pattern_of(site, own, self.slots(chain))
+                rows = self.kept.pattern_of(site, own, self.slots(chain))
                 each.tensors[site] = self._selection.finish(rows, site, axis=1)
         return found
 

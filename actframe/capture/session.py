@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from threading import get_ident
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from actframe.capture.axes import call_shape
@@ -17,6 +16,7 @@ from actframe.capture.encodings import Encodings
 from actframe.capture.generation import Generation
 from actframe.capture.groups import Groups
 from actframe.capture.layout import ModelLayout
+from actframe.capture.outside import check_outside, is_backward
 from actframe.capture.packed import PackedRuns
 from actframe.capture.parts import Place
 from actframe.capture.sequence import SequenceGroup
@@ -87,7 +87,7 @@ class Session:
 
     def begin(self, tower: str, arguments: dict[str, Any]) -> None:
         """A tower's forward is about to run with these arguments."""
-        if not self.records_this_thread():
+        if not self.records_this_thread() or is_backward():
             return
         packed = self.packed.group_of(arguments)
         thread = get_ident()
@@ -114,7 +114,7 @@ class Session:
         current = running.get(place.tower) if running else None
         if current is None:
             if self.records_this_thread():
-                _check_outside(site)
+                check_outside(site)
             return
         call, group = current.call, current.group
         if not call.width:
@@ -269,6 +269,7 @@ class Session:
     def _close_encoders(self, *, all_of_them: bool = False) -> None:
         """Deliver the rows of encoders by themselves where no decoder attended to them."""
         for group in self._encodings.take_unattended(all_of_them=all_of_them):
+            group.kept.check_complete()
             self._deliver(sequences_so_far(group))
 
     def _close(self, group: SequenceGroup) -> None:
@@ -276,6 +277,7 @@ class Session:
         self.groups.remove(group)
         try:
             if not group.delivered:
+                group.kept.check_complete()
                 self._deliver(sequences_so_far(group))
         finally:
             self._drop(group)
@@ -298,18 +300,6 @@ def _check_past(call: Call) -> None:
         raise CaptureError(
             "a forward pass continues a recurrent state that was computed before the recording began and does not say "
             "how much it has seen; begin the recording before the prompt is computed"
-        )
-
-
-def _check_outside(site: str) -> None:
-    """A site fired outside a forward pass of the model."""
-    # People apply the head or a norm by hand, as a logit lens does; a block that runs by itself is a mistake, unless
-    # the backward pass runs it again, which is what gradient checkpointing does.
-    is_block = "layer_" in site.partition(":")[0] or site.endswith("embeddings")
-    if is_block and torch._C._current_graph_task_id() == -1:
-        raise CaptureError(
-            f"{site} ran outside a forward pass of the recorded model; call the model itself, not a part of it, "
-            "or give the part to the recorder"
         )
 
 

@@ -7,10 +7,23 @@ from collections.abc import Iterable, Sequence
 
 from actframe.errors import SiteError, nearest
 
-__all__ = ["INPUT", "LAYER", "MODULE", "canonical", "expand", "family", "layer_count", "layer_site", "summarise"]
+__all__ = [
+    "GRADIENT",
+    "INPUT",
+    "LAYER",
+    "MODULE",
+    "canonical",
+    "expand",
+    "family",
+    "layer_count",
+    "layer_site",
+    "summarise",
+]
 
 MODULE = "module:"
 INPUT = "@input"
+GRADIENT = "@grad"
+"""At the end of a site's name: its gradient."""
 
 LAYER = re.compile(r"(?P<tower>(?:\w+\.)?)layer_(?P<index>\d+)")
 """A residual stream after a block, with the tower it is in."""
@@ -36,9 +49,11 @@ _ALIASES = [
 def canonical(name: str) -> str:
     """The site that an accepted spelling means; any other name is returned as it is.
 
-    >>> canonical("blocks.3.hook_resid_post"), canonical("mlp_act.0"), canonical("layer_1.attn_out")
-    ('layer_3', 'layer_0.mlp_act', 'layer_1.attn_out')
+    >>> canonical("blocks.3.hook_resid_post"), canonical("mlp_act.0"), canonical("resid_post.1@grad")
+    ('layer_3', 'layer_0.mlp_act', 'layer_1@grad')
     """
+    if name.endswith(GRADIENT):
+        return canonical(name.removesuffix(GRADIENT)) + GRADIENT
     for pattern, replacement in _ALIASES:
         if match := pattern.fullmatch(name):
             return match.expand(replacement)
@@ -49,7 +64,7 @@ def expand(pattern: str, available: Sequence[str]) -> list[str]:
     """The available sites that a name or pattern means, in the order of `available`.
 
     `*` stands for anything within a dotted part, `**` for anything, `?` for one character: `layer_*` is every
-    residual stream, `layer_*.mlp_out` every MLP output.
+    residual stream, `layer_*.mlp_out` every MLP output. Gradients are meant where it ends in `@grad` or `**`.
 
     Raises:
         SiteError: no site matches; the message lists the sites there are and the nearest spelling.
@@ -59,8 +74,16 @@ def expand(pattern: str, available: Sequence[str]) -> list[str]:
         return [wanted]
     if any(sign in wanted for sign in "*?"):
         expression = _compile(wanted)
-        if found := [site for site in available if expression.fullmatch(site)]:
+        found = [site for site in available if expression.fullmatch(site)]
+        if not wanted.endswith((GRADIENT, "**")):
+            found = [site for site in found if not site.endswith(GRADIENT)]
+        if found:
             return found
+    if wanted.endswith(GRADIENT):
+        raise SiteError(
+            f"no site {pattern!r} here: a gradient is recorded beside each selected site where the recorder is given "
+            "gradients=True, and backward() is called inside the block; select the site itself"
+        )
     raise SiteError(
         f"no site {pattern!r} in this model{nearest(wanted, available)}; it has {summarise(available)}, "
         f"and {MODULE}<dotted path> for any module"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from actframe.capture.sites import MODULE, family
+from actframe.capture.sites import GRADIENT, MODULE, family
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,9 @@ class ActivationRecord(Mapping[str, Any]):
         input_ids: token ids of the prompt, unpadded (of the encoder's input in encoder-decoder models).
         output_ids: token ids of the response; empty where nothing was generated.
         activations: site -> CPU tensor `(pos, d_model)`. Two sites have other axes: `attn_probs` is
-            `(head, pos, key)`, and `logits` ends in the vocabulary. With `reduce`, `pos` has length 1.
+            `(head, pos, key)`, and `logits` ends in the vocabulary. With `reduce`, `pos` has length 1. Where gradients
+            were recorded, `layer_3@grad` is that of `layer_3`, at the same positions. A record that keeps the graph
+            has tensors on the model's device, until it is saved.
         positions: the absolute, unpadded position of each row of `activations` (of the decoder in
             encoder-decoder models); with `reduce`, the positions that were reduced over.
         site_positions: positions of those sites whose rows are not `positions` (an encoder's, or logits that the
@@ -115,6 +117,7 @@ class ActivationRecord(Mapping[str, Any]):
 
         `@input` at the end means what enters the module, `[1]` which item of what it returns.
         """
+        site = site.removesuffix(GRADIENT)
         if site.startswith(MODULE):
             return site.removeprefix(MODULE)
         places: Mapping[str, str] = self._values.get("places") or {}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from actframe.capture.selection import Selection, count_overflows
-from actframe.capture.sites import summarise
+from actframe.capture.sites import GRADIENT, summarise
 from actframe.errors import SelectionError
 from actframe.records.bundle import Bundle, LazyTensors
 from actframe.records.columns import LINES, Ints, ShardColumns
@@ -306,7 +306,7 @@ def warn_of_overflows(overflows: Mapping[str, int], cut: Cut) -> None:
 
 def is_pattern(site: str) -> bool:
     """Whether a site's tensors are `(head, pos, key)`."""
-    return site.endswith("attn_probs")
+    return site.removesuffix(GRADIENT).endswith("attn_probs")
 
 
 def _positions_of(said: Record, site: str) -> list[int]:
