@@ -12,7 +12,7 @@ from torch import Tensor
 
 from actframe.errors import CaptureError
 
-__all__ = ["Call", "cache_address", "filled_slots", "own_cache", "read_call"]
+__all__ = ["Call", "cache_address", "filled_slots", "fit_shape", "own_cache", "read_call"]
 
 
 @dataclass
@@ -27,6 +27,7 @@ class Call:
         cache: the KV cache that was passed (of a decoder's own attention), or a recurrent state, or None.
         start: how many slots of the cache were filled before; None where it is filled and does not say how far.
         past: by row, whether each of these slots holds a token and not padding; None where all do.
+        mask: its 2-D padding mask where its width is not told, or what makes one for a width.
         logits_by_index: whether the head computes columns that an index names.
         logits_columns: which these are, where it is known.
         encoder_states: what a decoder attends to, or None.
@@ -40,6 +41,7 @@ class Call:
     cache: Any = None
     start: int | None = 0
     past: list[list[bool]] | None = None
+    mask: Any = None
     logits_by_index: bool = False
     logits_columns: list[int] | None = None
     encoder_states: Tensor | None = None
@@ -66,6 +68,7 @@ def read_call(given: Mapping[str, Any]) -> Call:
     ids = given.get("input_ids")
     values = ids if ids is not None else given.get("inputs_embeds")
     if not isinstance(values, Tensor):
+        call.mask = given.get("attention_mask")
         return call
     call.rows, call.width = values.shape[:2]
     call.ids = ids.tolist() if ids is not None else None
@@ -77,6 +80,24 @@ def read_call(given: Mapping[str, Any]) -> Call:
         call.past = _real_before(mask, call.rows, call.width, call.start)
     _refuse_packed(given.get("position_ids"), call)
     return call
+
+
+def fit_shape(call: Call, shape: tuple[int, int]) -> None:
+    """Take in the rows and width of a call that the first tensor told, and with them its padding: of sound, say.
+
+    Raises:
+        CaptureError: there is padding, and the mask has another width.
+    """
+    call.rows, call.width = shape
+    mask = call.mask(call.width) if callable(call.mask) else call.mask
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or bool((mask != 0).all()):
+        return
+    if tuple(mask.shape) != shape:
+        raise CaptureError(
+            f"the attention mask has shape {tuple(mask.shape)} in a forward pass of {call.rows} rows and {call.width} "
+            "positions, so which of them are padding is not known; run each row by itself, without padding"
+        )
+    call.real = _real_columns(mask, call.rows, call.width, 0)
 
 
 def own_cache(given: Any) -> Any:

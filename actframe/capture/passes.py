@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from actframe.capture.attached import Attached
 from actframe.capture.layout import ModelLayout, Tower
 from actframe.capture.session import Session
 
 __all__ = ["hook_begins", "hook_ends"]
+
+
+_FRAMES = "_get_feature_vector_attention_mask"
+"""What transformers' models of sound call the method that tells which frames are padding."""
 
 
 def hook_begins(model: nn.Module, layout: ModelLayout, session: Session, stack: ExitStack) -> None:
@@ -37,8 +42,27 @@ class _Begins:
             if self._names is None:
                 self._names = list(inspect.signature(module.forward).parameters)
             kwargs = {**kwargs, **dict(zip((name for name in self._names if name not in kwargs), args, strict=False))}
+        if _takes_sound(module, kwargs):
+            kwargs = {**kwargs, "attention_mask": functools.partial(_frames, module, kwargs["attention_mask"])}
         features = kwargs.get("features")  # how sentence-transformers passes them on
         self._session.begin(self._prefix, {**kwargs, **features} if isinstance(features, Mapping) else kwargs)
+
+
+def _takes_sound(module: nn.Module, given: Mapping[str, Any]) -> bool:
+    """Whether a call gives samples of sound with a mask for these."""
+    has_tokens = given.get("input_ids") is not None or given.get("inputs_embeds") is not None
+    return given.get("attention_mask") is not None and not has_tokens and hasattr(module, _FRAMES)
+
+
+def _frames(module: Any, mask: Tensor, width: int) -> Tensor:
+    """The padding mask of the frames that a model makes of sound, from that of its samples."""
+    if mask.shape[-1] == width:
+        return mask
+    make = getattr(module, _FRAMES)
+    # Adapters come after the blocks, and make longer frames of theirs.
+    options = {"add_adapter": False} if "add_adapter" in inspect.signature(make).parameters else {}
+    frames: Tensor = make(width, mask, **options)
+    return frames
 
 
 def hook_ends(model: nn.Module, layout: ModelLayout, session: Session, stack: ExitStack) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from actframe.capture.axes import call_shape
 from actframe.capture.batches import RecordedSequence, sequences_so_far
-from actframe.capture.calls import Call, own_cache, read_call
+from actframe.capture.calls import Call, fit_shape, own_cache, read_call
 from actframe.capture.encodings import Encodings
 from actframe.capture.generation import Generation
 from actframe.capture.groups import Groups
@@ -118,7 +118,7 @@ class Session:
             return
         call, group = current.call, current.group
         if not call.width:
-            call.rows, call.width = call_shape(site, place, tensor)
+            fit_shape(call, call_shape(site, place, tensor))
             self._extend(call, group, place.tower)
         if site in call.fired:
             raise CaptureError(
