@@ -17,7 +17,7 @@ from actframe.capture.wrappers import moved, root_around, wrapped
 from actframe.errors import LayoutError
 from actframe.registry import registry
 
-__all__ = ["available_sites", "find_strategy", "layout_of", "refused_sites", "selected_places"]
+__all__ = ["available_sites", "find_strategy", "layout_for", "layout_of", "refused_sites", "selected_places"]
 
 
 def find_strategy(name: str) -> CaptureStrategy:
@@ -72,6 +72,33 @@ def layout_of(
 def _described_by_a_plugin(model: nn.Module) -> ModelLayout | None:
     layouts = (layout for _, layout in registry().call_each("model_layout", model=model))
     return next((layout for layout in layouts if isinstance(layout, ModelLayout)), None)
+
+
+def layout_for(
+    selection: Selection,
+    model: nn.Module,
+    layout: ModelLayout | None = None,
+    blocks: str | Mapping[str, str] | None = None,
+) -> ModelLayout:
+    """The layout that a selection needs, as `layout_of` finds it. `module:` sites alone need none.
+
+    Raises:
+        LayoutError: as `layout_of`; or no blocks were found, and the default selection is of their outputs.
+    """
+    sites = [selection.sites] if isinstance(selection.sites, str | int) else selection.sites
+    try:
+        found = layout_of(model, layout, blocks)
+    except LayoutError:
+        by_path = sites is not None and all(isinstance(site, str) and site.startswith(MODULE) for site in sites)
+        if by_path and layout is None and blocks is None:
+            return ModelLayout()
+        raise
+    if sites is None and not found.places:
+        raise LayoutError(
+            f"no list of blocks was found in {type(model).__name__}, whose outputs are recorded where nothing is "
+            "selected; name it (blocks='path.to.the.list'), or select module:<dotted path> sites"
+        )
+    return found
 
 
 def selected_places(

@@ -47,12 +47,13 @@ def call_shape(site: str, place: Place, tensor: Tensor) -> tuple[int, int]:
     shape = tuple(tensor.shape)
     if place.axes == "row" and shape:
         return shape[0], 1
-    if len(shape) == 2 and place.axes != "routed":
+    told = place.axes not in ("leading", "trailing", "routed")
+    if len(shape) == 2 and told:
         # A tower whose states have no batch axis has packed its rows into one; other modules have one column.
         return (shape[0], 1) if place.axes == "unknown" else (1, shape[0])
     wanted = {"pos_first": (1, 0), "streams_first": (1, 2), "pattern": (0, 2)}.get(place.axes, (0, 1))
     axes = 4 if place.axes in ("streams", "streams_first", "pattern") else 3
-    if len(shape) == axes or (place.axes == "unknown" and len(shape) > 2):
+    if (told and len(shape) == axes) or (place.axes == "unknown" and len(shape) > 2):
         return shape[wanted[0]], shape[wanted[1]]
     raise CaptureError(
         f"{site} has shape {shape}, which does not tell what are its positions: {_WORDS[place.axes]} was expected; "
@@ -66,6 +67,8 @@ _WORDS: dict[Axes, str] = {
     "residual": "(batch, pos, d)",
     "flat": "(batch * pos, d)",
     "pos_first": "(pos, batch, d)",
+    "leading": "(batch, pos + more, d)",
+    "trailing": "(batch, more + pos, d)",
     "streams": "(batch, pos, stream, d)",
     "streams_first": "(stream, batch, pos, d)",
     "packed_streams": "(batch, pos, stream * d)",
@@ -97,6 +100,18 @@ def _pos_first(site: str, place: Place, tensor: Tensor, call: Call) -> tuple[Ten
         tensor = tensor.reshape(call.width, call.rows, tensor.shape[1])
     if tensor.ndim == 3 and tensor.shape[:2] == (call.width, call.rows):
         return tensor.transpose(0, 1).reshape(call.rows * call.width, tensor.shape[2]), 0
+    raise _unfit(site, place, tensor, call)
+
+
+def _leading(site: str, place: Place, tensor: Tensor, call: Call) -> tuple[Tensor, int]:
+    if tensor.ndim == 3 and tensor.shape[0] == call.rows and tensor.shape[1] >= call.width:
+        return tensor[:, : call.width].flatten(0, 1), 0
+    raise _unfit(site, place, tensor, call)
+
+
+def _trailing(site: str, place: Place, tensor: Tensor, call: Call) -> tuple[Tensor, int]:
+    if tensor.ndim == 3 and tensor.shape[0] == call.rows and tensor.shape[1] >= call.width:
+        return tensor[:, tensor.shape[1] - call.width :].flatten(0, 1), 0
     raise _unfit(site, place, tensor, call)
 
 
@@ -164,6 +179,8 @@ _READERS: dict[Axes, Callable[[str, Place, Tensor, Call], tuple[Tensor, int]]] =
     "residual": _residual,
     "flat": _flat,
     "pos_first": _pos_first,
+    "leading": _leading,
+    "trailing": _trailing,
     "streams": _streams,
     "streams_first": _streams_first,
     "packed_streams": _packed_streams,

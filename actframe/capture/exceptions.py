@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from actframe.capture.parts import Axes
 
-__all__ = ["INNER_POSITION_FIRST", "POSITION_FIRST", "STREAM_COUNTS"]
+__all__ = ["INNER_POSITION_FIRST", "POSITIONS_AMONG_MORE", "POSITION_FIRST", "SEVERAL_STACKS", "STREAM_COUNTS"]
 
 POSITION_FIRST = {
     "fsmt": "both towers transpose their states to (pos, batch, d) before the first block, and back after the last",
@@ -21,6 +21,27 @@ INNER_POSITION_FIRST = {
     "mlcd": (r"self_attn\.out_proj", "attention projects before it transposes its states back"),
 }
 """Model types whose blocks are as usual and hold modules that take `(pos, batch, d)`: which modules, and why."""
+
+POSITIONS_AMONG_MORE: dict[str, tuple[Axes, str]] = {
+    "big_bird": ("leading", "pads its input at the end to whole blocks of attention"),
+    "bigbird_pegasus": ("leading", "its encoder pads its input at the end to whole blocks of attention"),
+    "cpmant": ("trailing", "puts a learned prompt before the ids"),
+    "led": ("leading", "its encoder pads its input at the end to whole windows of attention"),
+    "longformer": ("leading", "pads its input at the end to whole windows of attention"),
+    "pegasus_x": ("leading", "its encoder pads its input at the end to whole blocks of attention"),
+    "prophetnet": ("leading", "its decoder computes the streams that predict behind the main stream"),
+    "videoprism_text_model": ("leading", "puts the token that stands for the text behind the ids"),
+    "reformer": ("leading", "pads its input at the end to whole chunks of attention"),
+}
+"""Model types whose blocks compute more than the positions of the sequence: where these stand, and what the rest is."""
+
+SEVERAL_STACKS = {
+    "lxmert": (
+        r"encoder\.(layer|r_layers|x_layers)",
+        "text and image have stacks of their own, and layers in which both meet follow",
+    ),
+}
+"""Model types of which one stack would be found, though others carry on with its states: which lists, and why."""
 
 STREAM_COUNTS: dict[str, Axes] = {
     "altup_num_inputs": "streams_first",

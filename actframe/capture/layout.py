@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from actframe.capture.exceptions import POSITION_FIRST, STREAM_COUNTS
+from actframe.capture.exceptions import POSITION_FIRST, POSITIONS_AMONG_MORE, STREAM_COUNTS
 from actframe.capture.parts import PART_NAMES, Place, block_places
 from actframe.capture.stacks import Role, blocks_in_order, find_stack
 
@@ -76,7 +76,8 @@ def _find_towers(model: nn.Module) -> list[Tower]:
     towers = []
     for prefix, scope in scopes.items():
         path = _path_of(model, scope)
-        if stack := find_stack(model, scope, path, "encoder" if prefix == "encoder." else "decoder"):
+        role: Role = "encoder" if prefix == "encoder." else "decoder"
+        if stack := find_stack(model, scope, path, role, alone=len(scopes) == 1):
             root = path if len(scopes) > 1 else _root(model, stack)
             towers.append(_describe_tower(model, prefix, root, path, stack))
     return towers
@@ -127,7 +128,9 @@ _NORM_NAME = re.compile(r"(final_|post_|last_)?(layer_?norm|norm|ln)(_f|_post|_f
 
 
 def _root(model: nn.Module, stack: str) -> str:
-    """The outermost module around the blocks that takes ids by name; wrappers of people's own may hide them."""
+    """The model, or in a wrapper of people's own, which may hide the ids, the outermost module that takes them."""
+    if hasattr(type(model), "main_input_name"):  # a class of transformers: its own forward is what people call
+        return ""
     paths = list(_upwards(stack.rpartition(".")[0], ""))
     for path in reversed(paths):
         if {"input_ids", "inputs_embeds"} & set(inspect.signature(model.get_submodule(path).forward).parameters):
@@ -175,21 +178,25 @@ def _tower_places(model: nn.Module, tower: Tower) -> dict[str, Place]:
         places[f"layer_{index}"] = block
         parts[f"layer_{index}.resid_pre"] = replace(block, side="input")
         for name, place in block_places(model.get_submodule(path), path).items():
-            turned = stream.axes == "pos_first" and place.axes == "residual"
-            axes = "pos_first" if turned else place.axes
+            shared = stream.axes in ("pos_first", "leading", "trailing") and place.axes == "residual"
+            axes = stream.axes if shared else place.axes
             parts[f"layer_{index}.{name}"] = replace(place, axes=axes, call=call, calls=calls)
     places = {"embeddings": parts["layer_0.resid_pre"], **places}
     places |= dict(sorted(parts.items(), key=lambda item: PART_NAMES.index(item[0].partition(".")[2])))
     if tower.final_norm is not None:
-        places["final_norm"] = Place(tower.final_norm)
+        axes = stream.axes if stream.axes in ("leading", "trailing") else "residual"
+        places["final_norm"] = Place(tower.final_norm, axes=axes)
     return {tower.prefix + name: replace(place, tower=tower.prefix) for name, place in places.items()}
 
 
 def _stream(model: nn.Module, tower: Tower) -> Place:
     """How the residual stream of a tower is laid out, as the place of a module to be named."""
     config = nearest_config(model, tower.blocks[0])
-    if getattr(config, "model_type", None) in POSITION_FIRST:
+    kind = getattr(config, "model_type", None)
+    if kind in POSITION_FIRST:
         return Place("", axes="pos_first")
+    if kind in POSITIONS_AMONG_MORE:
+        return Place("", axes=POSITIONS_AMONG_MORE[kind][0])
     for name, axes in STREAM_COUNTS.items():
         if isinstance(count := getattr(config, name, None), int) and count > 1:
             return Place("", axes=axes, streams=count)

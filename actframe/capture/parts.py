@@ -19,6 +19,8 @@ Axes = Literal[
     "residual",
     "flat",
     "pos_first",
+    "leading",
+    "trailing",
     "streams",
     "streams_first",
     "packed_streams",
@@ -33,6 +35,8 @@ Axes = Literal[
 - `residual`: `(batch, pos, d)`; the first two axes may arrive flattened into one.
 - `flat`: `(batch * pos, d)`, as experts see tokens, or `(pos, d)` where a tower packs all its rows into one.
 - `pos_first`: `(pos, batch, d)`; the first two axes may arrive flattened into one.
+- `leading`: `(batch, pos + more, d)`, where the model adds what is no position of the sequence behind those that are;
+  `trailing`: before them. Records hold the positions of the sequence.
 - `streams`: `(batch, pos, stream, d)`; `streams_first`: `(stream, batch, pos, d)`; `packed_streams`:
   `(batch, pos, stream * d)`. Records hold `(pos, stream, d)`.
 - `logits`: `(batch, pos, vocabulary)`, where the last positions may be the only ones.

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from actframe.capture.available import find_strategy, layout_of, selected_places
+from actframe.capture.available import find_strategy, layout_for, selected_places
 from actframe.capture.batches import RecordedSequence, known_ids
 from actframe.capture.compiled import refuse_compiled_inside
 from actframe.capture.given_order import Numbered, Waiting, in_given_order
@@ -98,7 +98,7 @@ class ActivationRecorder:
         self._inner: Any = wrapped(model)[1]
         self.selection = Selection.of(select)
         self._strategy = find_strategy(strategy)
-        self._layout = layout_of(model, layout, blocks)
+        self._layout = layout_for(self.selection, model, layout, blocks)
         self._sites = selected_places(self.selection, model, self._layout, self._strategy)
         self._places = describe_places(self._sites)
         self._training = Training.of(model, training)

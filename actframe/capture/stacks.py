@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from actframe.capture.exceptions import SEVERAL_STACKS
 from actframe.errors import LayoutError
 
 __all__ = ["Role", "blocks_in_order", "find_stack"]
@@ -18,8 +19,21 @@ Role = Literal["encoder", "decoder"]
 _STACK_NAME = re.compile(r"(^|\.)(layers?|h|blocks?)$")
 
 
-def find_stack(model: nn.Module, scope: nn.Module, scope_path: str, role: Role) -> str | None:
-    """The dotted path of the list of blocks. Each rule narrows the candidates only where it leaves any."""
+def find_stack(model: nn.Module, scope: nn.Module, scope_path: str, role: Role, *, alone: bool = True) -> str | None:
+    """The dotted path of the list of blocks; None where there is no list that could be it.
+
+    Each rule narrows the candidates only where it leaves any.
+
+    Args:
+        model: where to look.
+        scope: the module that should hold the blocks.
+        scope_path: its dotted path.
+        role: which of two stacks this is.
+        alone: whether there is but one stack; of two, each lies within its own scope or does not exist.
+
+    Raises:
+        LayoutError: several lists are left.
+    """
     lists = _lists(model, nn.ModuleList) or _lists(model, nn.Sequential)
     prefix = f"{scope_path}." if scope_path else ""
     count = _block_count(model, role)
@@ -29,19 +43,53 @@ def find_stack(model: nn.Module, scope: nn.Module, scope_path: str, role: Role) 
         lambda path: _STACK_NAME.search(path) is not None,
         lambda path: len(lists[path]) == count,
     ]
-    candidates = list(lists)
+    allowed = {path: lists[path] for path in lists if alone or path.startswith(prefix)}
+    candidates = list(allowed)
     for rule in rules:
         candidates = [path for path in candidates if rule(path)] or candidates
     if not candidates:
         return None
     depth = min(path.count(".") for path in candidates)
     candidates = [path for path in candidates if path.count(".") == depth]
+    several, why = _several(model, lists)
+    candidates = several or candidates
+    if len(candidates) == 1:
+        candidates += _nested(allowed, candidates[0])
     if len(candidates) > 1:
-        raise LayoutError(
-            f"several lists of modules in {type(model).__name__} could be its blocks: {', '.join(candidates)}; "
-            f"name the right one, as in ActivationRecorder(model, blocks={candidates[0]!r})"
-        )
+        raise LayoutError(_which(model, candidates, why))
     return candidates[0]
+
+
+def _several(model: nn.Module, lists: dict[str, Any]) -> tuple[list[str], str]:
+    """The lists of a model that is known to have several stacks, and why."""
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    pattern, why = SEVERAL_STACKS.get(str(kind), ("", ""))
+    return [path for path in lists if pattern and re.search(rf"(^|\.){pattern}$", path)], why
+
+
+def _nested(lists: dict[str, Any], found: str) -> list[str]:
+    """Lists of the same kind of blocks that stand in lists of lists, as the stages of Funnel: they may be meant too."""
+    kind = type(next(lists[found].children()))
+    return [
+        path
+        for path, module in lists.items()
+        if path != found
+        and path.rpartition(".")[2].isdigit()
+        and all(type(child) is kind for child in module.children())
+    ]
+
+
+def _which(model: nn.Module, candidates: list[str], why: str) -> str:
+    """What to say where several lists are left."""
+    parents, names = zip(*((path.rpartition(".")[0], path.rpartition(".")[2]) for path in candidates), strict=True)
+    if not why and len(set(parents)) == 1 and not any(name.isdigit() for name in names):
+        # As in XLM, where attention, norms and MLPs have lists of their own and nothing is a whole block.
+        why = "beside each other they may well be the parts of its blocks, and none of them the blocks"
+    return (
+        f"several lists of modules in {type(model).__name__} could be its blocks: {', '.join(candidates)}"
+        f"{f' ({why})' if why else ''}; name the right one, as in ActivationRecorder(model, blocks={candidates[0]!r}), "
+        "or record module:<dotted path> sites"
+    )
 
 
 def blocks_in_order(model: nn.Module, stack: str, role: Role | None) -> tuple[str, ...]:
@@ -56,8 +104,13 @@ def blocks_in_order(model: nn.Module, stack: str, role: Role | None) -> tuple[st
 
 
 def _lists(model: nn.Module, kind: type[nn.Module]) -> dict[str, Any]:
+    """The lists of modules that can be called: a list of lists has nothing that runs."""
     return {
-        path: module for path, module in model.named_modules() if isinstance(module, kind) and list(module.children())
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, kind)
+        and list(module.children())
+        and not any(isinstance(child, nn.ModuleList | nn.ModuleDict) for child in module.children())
     }
 
 

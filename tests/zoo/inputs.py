@@ -293,6 +293,12 @@ OWN: dict[str, dict[str, Any]] = {
     },
     "kyutai_speech_to_text": {"input_ids": lambda config: torch.randint(4, 50, (ROWS, COLUMNS, 33))},
     "lightglue": {"pixel_values": lambda config: torch.randn(1, 2, 3, 32, 32)},
+    "mllama": {
+        "pixel_values": lambda config: torch.randn(ROWS, 1, 4, 3, 64, 64),
+        "aspect_ratio_ids": lambda config: torch.full((ROWS, 1), 6),
+        "aspect_ratio_mask": lambda config: torch.ones(ROWS, 1, 4, dtype=torch.long),
+        "cross_attention_mask": lambda config: torch.ones(ROWS, COLUMNS, 1, 4, dtype=torch.long),
+    },
     "musicgen": {"input_ids": lambda config: torch.randint(4, 50, (ROWS * 4, COLUMNS))},
     "musicgen_melody": {"input_ids": lambda config: torch.randint(4, 50, (ROWS * 4, COLUMNS))},
 }

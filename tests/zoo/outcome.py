@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from actframe import ActivationRecorder
 from actframe.errors import ActframeError
 from zoo.configs import HIDDEN, tiny_configs
-from zoo.inputs import ROWS, tiny_inputs
+from zoo.inputs import COLUMNS, DECODER_COLUMNS, ROWS, tiny_inputs
 from zoo.truth import Calls, equal, known_blocks, watched
-from zoo.words import OTHER_STATES
+from zoo.words import OTHER_STATES, POSITIONS_LAST
 
 STREAMS = 4
 
@@ -126,7 +126,7 @@ def _record(kind: str, name: str, model: nn.Module, inputs: dict[str, Any]) -> O
             proofs.add("chain")
         else:
             wrong.append(f"nothing shows that {path} are the blocks")
-        wrong += differences(prefix, seen.get(path, Calls()), activations)
+        wrong += differences(prefix, seen.get(path, Calls()), activations, last=kind in POSITIONS_LAST)
     return Outcome(kind, name, "wrong" if wrong else "exact", "; ".join(wrong), "+".join(sorted(proofs)))
 
 
@@ -144,7 +144,7 @@ def taken_from(records: list[Any]) -> dict[str, str]:
     return {site.removesuffix("layer_0"): each.place_of(site).rpartition(".")[0] for site, each in first.items()}
 
 
-def differences(prefix: str, calls: Calls, activations: dict[str, Tensor]) -> list[str]:
+def differences(prefix: str, calls: Calls, activations: dict[str, Tensor], *, last: bool) -> list[str]:
     """What was not recorded of one stack, or not as it passed."""
     passed = {f"{prefix}embeddings": calls.given[0] if calls.given else None}
     passed |= {f"{prefix}layer_{number}": made for number, made in enumerate(calls.made)}
@@ -152,20 +152,26 @@ def differences(prefix: str, calls: Calls, activations: dict[str, Tensor]) -> li
     found = [f"{site} was not recorded" for site in passed if site not in activations]
     found += [f"{site} never passed" for site in own - set(passed)]
     for site in set(passed) & own:
-        if not any(equal(activations[site], form) for form in forms(passed[site])):
+        if not any(equal(activations[site], form) for form in forms(prefix, passed[site], last)):
             found.append(f"{site} is not what passed")
     return sorted(found)
 
 
-def forms(tensor: Tensor | None) -> list[Tensor]:
-    """A tensor with its rows and columns first, in the ways in which models lay them out; no two sizes are the same."""
+def forms(prefix: str, tensor: Tensor | None, last: bool) -> list[Tensor]:
+    """A tensor with its rows and columns first, in the ways in which models lay them out; no two sizes are the same.
+
+    Of more columns than were fed, those that were fed are the first ones, or the `last`.
+    """
     if tensor is None:
         return []
     found = [tensor]
+    columns = DECODER_COLUMNS if prefix == "decoder." else COLUMNS
     if tensor.ndim == 2:
         found.append(tensor[None])
     if tensor.ndim == 3 and tensor.shape[1] == ROWS != tensor.shape[0]:
         found.append(tensor.transpose(0, 1))
+    if tensor.ndim == 3 and tensor.shape[0] == ROWS and tensor.shape[1] > columns:
+        found.append(tensor[:, -columns:] if last else tensor[:, :columns])
     if tensor.ndim == 3 and tensor.shape[2] == STREAMS * HIDDEN:
         found.append(tensor.unflatten(2, (STREAMS, HIDDEN)))
     if tensor.ndim == 4 and tensor.shape[1] == ROWS != tensor.shape[0]:

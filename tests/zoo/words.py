@@ -82,6 +82,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mamba2": {"num_heads": 16, "head_dim": 16, "n_groups": 1},
     "maskformer-swin": _SWIN,
     "mistral_large4_text": {"kv_source_layers": [0, 1, 1, 3]},
+    "mllama": {"vision_config": {"intermediate_layers_indices": [1, 2], "vision_output_dim": 384}},
     "mobilevit": {"hidden_sizes": [16, 24, 32]},
     "molmo2": {"adapter_config": {"vision_feature_layer": [3, 2]}},
     "moonshine_streaming": {"num_key_value_heads": 8},
@@ -121,3 +122,6 @@ OTHER_STATES: dict[str, str] = {
     "PocketTTSAudioTokenizerModel": "its `hidden_states` are those of the encoder, and it has a decoder as well",
 }
 """Classes that return the hidden states of another tower than the one that is recorded under this name, and which."""
+
+POSITIONS_LAST = {"cpmant": "its blocks see a learned prompt of 32 positions before the ids"}
+"""Model types whose blocks compute other positions before those that are fed."""
