@@ -130,9 +130,12 @@ def managers(monkeypatch):
         MANAGERS.append(self)
 
     monkeypatch.setattr(ContinuousBatchingManager, "__init__", made)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the manager's thread would have a pool of its own
     gc.freeze()  # a manager that stops collects garbage twice, which takes a second where much is imported
     yield MANAGERS
     gc.unfreeze()
+    torch.set_num_threads(threads)
     MANAGERS.clear()
 
 
@@ -229,7 +232,14 @@ def test_families_whose_attention_is_full_sliding_or_both(family, settings):
 
 
 @pytest.mark.parametrize(
-    "positions", ["prompt", "response", "last_prompt", "last", slice(-3, None), slice(2, 6), [0, -2]]
+    "positions",
+    [
+        "prompt",
+        "response",
+        slice(-3, None),
+        [0, -2],
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("last_prompt", "last", slice(2, 6))),
+    ],
 )
 def test_a_selection_keeps_what_it_does_of_any_sequence_though_prompts_are_shared(positions):
     prompts = mixed_prompts()
@@ -356,6 +366,47 @@ def test_other_calls_inside_the_block_have_records_of_their_own():
     assert [record.input_ids for record in recorder.records] == wanted
 
 
+def test_each_thread_records_what_its_own_manager_computes():
+    model, prompts = tiny_model("llama"), mixed_prompts()
+    recorders = {}
+
+    def batch(name, own):
+        with ActivationRecorder(model, SITE) as recorder:
+            run(model, own)
+        recorders[name] = recorder
+
+    def alone():
+        with ActivationRecorder(model, SITE) as recorder, torch.no_grad():
+            for prompt in prompts:
+                model(torch.tensor([prompt]))
+        recorders["alone"] = recorder
+
+    threads = [threading.Thread(target=batch, args=given) for given in (("one", prompts[:5]), ("two", prompts[3:]))]
+    threads.append(threading.Thread(target=alone))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    given = {name: [record.input_ids for record in recorder.records] for name, recorder in recorders.items()}
+    assert given == {"one": prompts[:5], "two": prompts[3:], "alone": prompts}
+    # Threads that run one model beside a manager may leave its configuration with `is_causal=False`: transformers sets
+    # and restores it there around each forward pass. So another model of the same weights is asked.
+    other = tiny_model("llama")
+    for record in recorders["two"].records:
+        whole = states_alone(other, [*record.input_ids, *record.output_ids[:-1]])
+        torch.testing.assert_close(record.activations[SITE], whole, rtol=1e-4, atol=1e-5)
+
+
+def test_a_thread_without_a_recorder_and_the_model_within_are_recorded_too():
+    model, prompts = tiny_model("llama"), mixed_prompts()
+    with ActivationRecorder(model.model, SITE) as recorder:
+        thread = threading.Thread(target=run, args=(model, prompts))
+        thread.start()
+        thread.join(60)
+        run(tiny_model("gpt2"), prompts)  # another model's
+    assert [record.input_ids for record in recorder.records] == prompts
+
+
 # What cannot be followed is refused before anything runs; what fails in the manager's thread reaches the caller.
 
 
@@ -391,6 +442,21 @@ def test_cuda_graphs_are_refused(monkeypatch):
 
 def test_attention_patterns_of_packed_rows_are_refused():
     refusal_of(tiny_model("llama", attn_implementation="eager"), config_of(), "attn_probs", "layer_1.attn_probs")
+
+
+def test_a_release_that_is_laid_out_otherwise_is_refused(monkeypatch):
+    from transformers.generation.continuous_batching import continuous_api
+
+    def lose_the_batch(module, args):
+        del MANAGERS[-1].batch_processor.inputs_and_outputs.requests_in_batch
+
+    model = tiny_model("llama")
+    with monkeypatch.context() as patch:
+        patch.delattr(continuous_api.ContinuousBatchingManager, "pause")
+        refusal_of(model, config_of(), "no pause")
+    model.register_forward_pre_hook(lose_the_batch)
+    with pytest.raises(CaptureError, match="not laid out as in 5.23"), ActivationRecorder(model):
+        run(model, mixed_prompts())
 
 
 def test_generate_with_a_paged_cache_is_refused_because_it_takes_padding_for_tokens():

@@ -99,7 +99,7 @@ def _begin(manager: Any) -> None:
             listener.manager_begins(manager)
     except BaseException:
         # To make a manager switches the model's attention; to stop one that never started would not switch it back.
-        before = manager._original_attn_impl
+        before = getattr(manager, "_original_attn_impl", None)
         if before is not None:
             manager.model.set_attn_implementation(before)
             manager._original_attn_impl = None

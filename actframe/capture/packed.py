@@ -14,6 +14,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 from actframe.capture.batches import RecordedSequence
@@ -67,7 +68,10 @@ class PackedGroup(SequenceGroup):
 
     def open_call(self, given: Mapping[str, Any]) -> Call:
         """Take in what a packed forward pass computes, before its tensors come."""
-        packed = self.requests.read(given)
+        try:
+            packed = self.requests.read(given)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise _unknown_release(error) from error
         everything = len(packed.kept) == packed.width
         chosen = None if everything else torch.tensor(packed.kept, dtype=torch.long)
         self._arrivals = Arrivals(packed.first_cell, len(packed.kept), chosen)
@@ -193,6 +197,9 @@ class PackedRuns:
         """
         if not self.concerns(manager.model):
             return
+        for part in ("continuous_batching_config", "background_thread_status", "output_router", "pause"):
+            if not hasattr(manager, part):
+                raise _unknown_release(f"its manager has no {part}")
         _refuse_what_cannot_be_followed(manager)
         if self._patterns:
             raise CaptureError(
@@ -266,6 +273,13 @@ class PackedRuns:
 
 def _never(model: nn.Module) -> bool:
     return False
+
+
+def _unknown_release(what: object) -> CaptureError:
+    return CaptureError(
+        f"the continuous batching of transformers {transformers.__version__} is not laid out as in 5.23, from which it "
+        f"can be followed ({what}); use generate() to record"
+    )
 
 
 def _refuse_what_cannot_be_followed(manager: Any) -> None:

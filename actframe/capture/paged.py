@@ -10,7 +10,7 @@ a position that led to the token after it is the one that is kept.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -174,17 +174,18 @@ class PagedRequests:
         if [self.columns.tokens[column] for column in again] != ids[: len(again)]:
             raise CaptureError(f"{_ABOUT}: request {track.name!r} is computed again with other tokens")
         # What is computed again is for those who find it in the cache; the request itself has had it.
-        skipped = len(again) if self._shared is None else 0
-        last = first + len(ids)
-        wanted = list(self._may_keep(first + skipped, last, track.prompt_length))
-        cells = dict(zip(wanted, itertools.count(self._count), strict=False))
+        start, stop = first + (len(again) if self._shared is None else 0), first + len(ids)
+        wanted = self._may_keep(start, stop, track.prompt_length)
+        cells = [NOT_KEPT] * (stop - start)
+        for cell, position in enumerate(wanted, start=self._count):
+            cells[position - start] = cell
         self._count += len(wanted)
-        for position in range(first + skipped, last):
-            tip = track.chain[position - 1] if position else ROOT
-            column = self.columns.append(tip, [ids[position - first]], [position], [cells.get(position, NOT_KEPT)])
-            if position >= known:
-                track.chain.append(column)
-            self._write(track, position, column)
+        columns = range(len(self.columns), len(self.columns) + stop - start)
+        tip = track.chain[start - 1] if start else ROOT
+        self.columns.append(tip, ids[start - first :], range(start, stop), cells)
+        track.chain.extend(columns[max(known - start, 0) :])
+        if self._shared is not None:
+            self._write(track, start, columns)
         return [position - first for position in wanted]
 
     def _may_keep(self, first: int, last: int, prompt_length: int) -> range | list[int]:
@@ -231,15 +232,16 @@ class PagedRequests:
             raise CaptureError(f"{_ABOUT}: request {track.name!r} goes on from the tokens of another")
         track.chain = found
 
-    def _write(self, track: Track, position: int, column: int) -> None:
-        """Note what is written into the paged cache."""
-        if self._shared is None:
-            return
-        number, place = divmod(position, self._shared.tokens_per_page)
-        if place == 0:
-            track.block = []
-        if len(track.block) != place:
-            raise CaptureError(f"{_ABOUT}: request {track.name!r} leaves a hole in a block of the paged cache")
-        track.block.append(column)
-        # A fork goes on in a copy of the block, which becomes visible only now.
-        self._blocks[self._shared.block_table[track.name][number]] = track.block
+    def _write(self, track: Track, position: int, columns: Sequence[int]) -> None:
+        """Note what is written into the paged cache from a position on."""
+        size, table = self._shared.tokens_per_page, self._shared.block_table[track.name]
+        while columns:
+            number, place = divmod(position, size)
+            if place == 0:
+                track.block = []
+            if len(track.block) != place:
+                raise CaptureError(f"{_ABOUT}: request {track.name!r} leaves a hole in a block of the paged cache")
+            track.block.extend(columns[: size - place])
+            # A fork goes on in a copy of the block, which becomes visible only now.
+            self._blocks[table[number]] = track.block
+            position, columns = position + size - place, columns[size - place :]
