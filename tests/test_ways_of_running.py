@@ -4,7 +4,8 @@ import pytest
 import torch
 from plain import assert_plain, plain_hooks
 
-from actframe import ActivationRecorder, Selection
+from actframe import ActivationRecorder, Selection, generate_inference, generate_inference_with_activations
+from actframe.runs.models import load_model
 from actframe.testing import tiny_model, tiny_tokenizer
 
 GREEDY = {"do_sample": False, "eos_token_id": None}
@@ -148,6 +149,19 @@ def test_an_offloaded_model_is_recorded_as_it_is_in_memory(model, inputs, where,
     assert "layer_0.mlp_act" in records[0].activations
     with torch.no_grad():
         assert torch.equal(model(**inputs).logits, whole)
+
+
+def test_the_simple_functions_take_an_offloaded_model(model):
+    from accelerate import cpu_offload
+
+    expected = generate_inference("hello", model, tokenizer=tiny_tokenizer(), max_new_tokens=3)
+    cpu_offload(model, execution_device="cpu")
+    assert model.device.type == "meta"
+    loaded = load_model(model, tiny_tokenizer())
+    assert loaded.device.type == "cpu"
+    response, activations = generate_inference_with_activations("hello", loaded, max_new_tokens=3)
+    assert response == expected
+    assert activations["activations"]["layer_3"].shape[1] == 32
 
 
 def test_a_model_quantised_by_quanto_is_recorded_as_it_computes(model, inputs):

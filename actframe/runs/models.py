@@ -66,8 +66,13 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model expects its input."""
-        return torch.device(self.model.device)
+        """Where the model expects its input; one whose weights are offloaded, where it computes."""
+        device = torch.device(self.model.device)
+        if device.type != "meta":
+            return device
+        hooks = (getattr(module, "_hf_hook", None) for module in self.model.modules())
+        found = (getattr(hook, "execution_device", None) for hook in hooks)
+        return torch.device(next((place for place in found if place is not None), "cpu"))
 
     @property
     def is_encoder_decoder(self) -> bool:
