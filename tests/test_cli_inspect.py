@@ -62,6 +62,53 @@ def test_sites_of_a_model_that_does_not_generate_are_listed_too(checkpoints):
     assert "layer_0 .. layer_3 (4)" in result.stdout
 
 
+def lines_of(*arguments):
+    result = actframe("sites", *arguments)
+    assert result.exit_code == 0, result.stderr
+    return [line.lstrip("│├└─ ").rstrip() for line in result.stdout.splitlines()]
+
+
+def test_the_tree_says_where_the_sites_are_and_blocks_that_are_alike_stand_together(checkpoints):
+    assert lines_of(str(checkpoints / "llama"), "--tree")[1:] == [
+        "tower  the model itself  LlamaForCausalLM  residual stream (pos, d_model)",
+        "embeddings  model.layers.0  what enters the first block",
+        "layer_0 .. layer_3  model.layers.0 .. model.layers.3  LlamaDecoderLayer  4 alike",
+        "attn_out  self_attn  LlamaAttention",
+        "mlp_out  mlp  LlamaMLP",
+        "mlp_act  mlp.down_proj  Linear  what enters it",
+        "attn_probs  self_attn  LlamaAttention  item 1 of its output",
+        "final_norm  model.norm  LlamaRMSNorm",
+        "logits  lm_head  Linear",
+    ]
+
+
+def test_the_tree_says_what_was_not_found_and_why(checkpoints):
+    lines = lines_of(str(checkpoints / "bert"), "--tree")
+    assert "final_norm  not found: no norm stands after the blocks in this tower" in lines
+    assert "logits  not found: the model names no output embeddings" in lines
+
+
+def test_the_tree_has_a_branch_for_each_tower_and_is_for_scripts_too(checkpoints):
+    towers = json.loads(actframe("sites", str(checkpoints / "t5"), "--tree", "--json").stdout)["towers"]
+    assert [(tower["prefix"], tower["root"]["path"]) for tower in towers] == [
+        ("encoder.", "encoder"),
+        ("decoder.", "decoder"),
+    ]
+    (first, *others) = towers[1]["blocks"]
+    assert first["parts"]["mlp_out"] == {
+        "path": "layer.2.DenseReluDense", "class": "T5DenseActDense", "side": "output", "item": 0,
+    }  # fmt: skip
+    assert (first["count"] + sum(run["count"] for run in others), towers[1]["axes"]) == (4, ["pos", "d_model"])
+
+
+def test_blocks_can_be_named_and_what_is_no_list_of_blocks_is_refused(checkpoints):
+    path = str(checkpoints / "llama")
+    assert lines_of(path, "--tree", "--blocks", "model.layers") == lines_of(path, "--tree")
+    refused = actframe("sites", path, "--tree", "--blocks", "model.layer")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "the lists of modules in LlamaForCausalLM, with their lengths: model.layers (4)" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [(["no-such-model-anywhere"], "no-such-model-anywhere"), (["smollm2", "--strategy", "magic"], "'magic'")],

@@ -10,12 +10,14 @@ from actframe.testing import FAMILIES, tiny_model
 
 RESIDUAL = ["embeddings", "layer_0", "layer_1", "layer_2", "layer_3"]
 INNER = ["resid_pre", "attn_out", "mlp_out", "mlp_act", "attn_probs"]
+SANDWICHED = ["resid_pre", "attn_out", "attn_write", "mlp_out", "mlp_write", "mlp_act", "attn_probs"]
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f not in ("t5", "bert", "mixtral")])
 def test_a_decoder_has_every_site_of_the_table(family):
     places = find_layout(tiny_model(family)).places
-    inner = [f"layer_{index}.{name}" for name in INNER for index in range(4)]
+    names = SANDWICHED if family in ("gemma2", "gemma3_text") else INNER
+    inner = [f"layer_{index}.{name}" for name in names for index in range(4)]
     assert list(places) == [*RESIDUAL, *inner, "final_norm", "logits"]
 
 

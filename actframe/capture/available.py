@@ -29,17 +29,18 @@ def find_strategy(name: str) -> CaptureStrategy:
     return registry().find(CaptureStrategy, name)()  # type: ignore[type-abstract]
 
 
-def available_sites(model: nn.Module, strategy: str = "hooks") -> list[str]:
+def available_sites(model: nn.Module, strategy: str = "hooks", layout: ModelLayout | None = None) -> list[str]:
     """The sites that a strategy can take from a model, beside `module:<dotted path>`, in the model's order."""
-    return list(find_strategy(strategy).available(model, layout_of(model)))
+    return list(find_strategy(strategy).available(model, layout or layout_of(model)))
 
 
-def refused_sites(model: nn.Module, strategy: str = "hooks") -> dict[str, str]:
+def refused_sites(model: nn.Module, strategy: str = "hooks", layout: ModelLayout | None = None) -> dict[str, str]:
     """The sites that a model has and a strategy cannot take from it as it is loaded, each with the reason."""
-    taker, layout = find_strategy(strategy), layout_of(model)
+    taker, layout = find_strategy(strategy), layout or layout_of(model)
     available = set(taker.available(model, layout))
     refused = {site: taker.refusal(site, model, layout) for site in layout.places if site not in available}
-    return {site: reason or f"is not what strategy {strategy!r} can take" for site, reason in refused.items()}
+    reasons = {site: reason or f"is not what strategy {strategy!r} can take" for site, reason in refused.items()}
+    return reasons | {site: _untold(reason) for site, reason in layout.refused.items()}
 
 
 def layout_of(
@@ -115,11 +116,18 @@ def selected_places(
             return reason
         if site in available or (site in modules and strategy.takes_modules):
             return None
+        if site in layout.refused:
+            return _untold(layout.refused[site])
         reason = strategy.refusal(site, model, layout) if site in layout.places else None
         return reason or f"is not what strategy {strategy.name!r} can take; use strategy='hooks'"
 
     places = {**layout.places, **modules}
-    return {site: places[site] for site in selection.resolve(list(places), refusal)}
+    known = [*layout.places, *layout.refused, *modules]
+    return {site: places[site] for site in selection.resolve(known, refusal)}
+
+
+def _untold(reason: str) -> str:
+    return f"cannot be told in this model: {reason}; record {MODULE}<dotted path> of what you mean"
 
 
 def _names_modules(selection: Selection) -> bool:

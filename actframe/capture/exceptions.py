@@ -5,9 +5,16 @@ Keyed by the model type of the configuration that the module around the blocks h
 
 from __future__ import annotations
 
-from actframe.capture.parts import Axes
+from actframe.capture.places import Axes
 
-__all__ = ["INNER_POSITION_FIRST", "POSITIONS_AMONG_MORE", "POSITION_FIRST", "SEVERAL_STACKS", "STREAM_COUNTS"]
+__all__ = [
+    "INNER_POSITION_FIRST",
+    "NO_PATTERN",
+    "POSITIONS_AMONG_MORE",
+    "POSITION_FIRST",
+    "SEVERAL_STACKS",
+    "STREAM_COUNTS",
+]
 
 POSITION_FIRST = {
     "fsmt": "both towers transpose their states to (pos, batch, d) before the first block, and back after the last",
@@ -42,6 +49,12 @@ SEVERAL_STACKS = {
     ),
 }
 """Model types of which one stack would be found, though others carry on with its states: which lists, and why."""
+
+NO_PATTERN = {
+    "AutoformerAttention": "it weighs delays by autocorrelation, and has no pattern over positions",
+    "MiniMaxLightningAttention": "its model declares a pattern, but what this attention returns is its recurrent state",
+}
+"""Classes of attention that seem to give a pattern and do not: why."""
 
 STREAM_COUNTS: dict[str, Axes] = {
     "altup_num_inputs": "streams_first",

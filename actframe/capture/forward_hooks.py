@@ -112,7 +112,13 @@ def _place(site: str, layout: ModelLayout) -> Place:
 def _output_hook(site: str, item: int, emit: Emit) -> Callable[..., None]:
     def hook(module: nn.Module, args: Any, output: Any) -> None:
         if isinstance(output, tuple | list):
+            if not -len(output) <= item < len(output):
+                raise CaptureError(
+                    f"{site} is item {item} of what {type(module).__name__} gives, and it gave {len(output)}"
+                )
             output = output[item]
+        elif item:
+            raise CaptureError(f"{site} is item {item} of what {type(module).__name__} gives, and it gave one tensor")
         emit(site, _tensor(output, site))
 
     return hook

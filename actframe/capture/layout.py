@@ -16,8 +16,9 @@ from typing import Any
 
 from torch import nn
 
+from actframe.capture.declared import declared_outputs
 from actframe.capture.exceptions import POSITION_FIRST, POSITIONS_AMONG_MORE, STREAM_COUNTS
-from actframe.capture.parts import PART_NAMES, Place, block_places
+from actframe.capture.parts import PART_NAMES, Declared, Place, block_parts
 from actframe.capture.stacks import Role, blocks_in_order, find_stack
 
 __all__ = ["ModelLayout", "Place", "Tower", "find_layout", "nearest_config"]
@@ -46,10 +47,17 @@ class Tower:
 
 @dataclass(frozen=True)
 class ModelLayout:
-    """The towers of a model, and the place of every site: names in the order in which the model computes them."""
+    """Where the parts of a model are.
+
+    Attributes:
+        towers: the language model's comes last.
+        places: of every site: names in the order in which the model computes them.
+        refused: why a site that the model should have is not among them, by its name.
+    """
 
     towers: tuple[Tower, ...] = ()
     places: Mapping[str, Place] = field(default_factory=lambda: MappingProxyType({}))
+    refused: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def find_layout(model: nn.Module, stacks: Mapping[str, str] | None = None) -> ModelLayout:
@@ -64,11 +72,12 @@ def find_layout(model: nn.Module, stacks: Mapping[str, str] | None = None) -> Mo
     """
     towers = _towers_by_hand(model, stacks) if stacks is not None else _find_towers(model)
     places: dict[str, Place] = {}
+    refused: dict[str, str] = {}
     for tower in towers:
-        places |= _tower_places(model, tower)
+        places |= _tower_places(model, tower, refused)
     if towers and (head := _head(model)):
         places["logits"] = Place(head, tower=towers[-1].prefix, axes="logits")
-    return ModelLayout(tuple(towers), MappingProxyType(places))
+    return ModelLayout(tuple(towers), MappingProxyType(places), MappingProxyType(refused))
 
 
 def _find_towers(model: nn.Module) -> list[Tower]:
@@ -168,25 +177,31 @@ def _head(model: nn.Module) -> str | None:
     return (_path_of(model, head) or None) if isinstance(head, nn.Module) else None
 
 
-def _tower_places(model: nn.Module, tower: Tower) -> dict[str, Place]:
+def _tower_places(model: nn.Module, tower: Tower, refused: dict[str, str]) -> dict[str, Place]:
     stream = _stream(model, tower)
     places: dict[str, Place] = {}
-    parts: dict[str, Place] = {}
+    inner: dict[str, Place] = {}
     for index, path in enumerate(tower.blocks):
         call, calls = tower.blocks[:index].count(path), tower.blocks.count(path)
         block = replace(stream, module=path, call=call, calls=calls)
         places[f"layer_{index}"] = block
-        parts[f"layer_{index}.resid_pre"] = replace(block, side="input")
-        for name, place in block_places(model.get_submodule(path), path).items():
+        inner[f"layer_{index}.resid_pre"] = replace(block, side="input")
+        parts = block_parts(model.get_submodule(path), path, _declared(model, path))
+        for name, place in parts.places.items():
             shared = stream.axes in ("pos_first", "leading", "trailing") and place.axes == "residual"
             axes = stream.axes if shared else place.axes
-            parts[f"layer_{index}.{name}"] = replace(place, axes=axes, call=call, calls=calls)
-    places = {"embeddings": parts["layer_0.resid_pre"], **places}
-    places |= dict(sorted(parts.items(), key=lambda item: PART_NAMES.index(item[0].partition(".")[2])))
+            inner[f"layer_{index}.{name}"] = replace(place, axes=axes, call=call, calls=calls)
+        refused.update({f"{tower.prefix}layer_{index}.{name}": reason for name, reason in parts.refused.items()})
+    places = {"embeddings": inner["layer_0.resid_pre"], **places}
+    places |= dict(sorted(inner.items(), key=lambda item: PART_NAMES.index(item[0].partition(".")[2])))
     if tower.final_norm is not None:
         axes = stream.axes if stream.axes in ("leading", "trailing") else "residual"
         places["final_norm"] = Place(tower.final_norm, axes=axes)
     return {tower.prefix + name: replace(place, tower=tower.prefix) for name, place in places.items()}
+
+
+def _declared(model: nn.Module, path: str) -> Declared:
+    return {key: declared_outputs(model, path, key) for key in ("attentions", "router_logits")}
 
 
 def _stream(model: nn.Module, tower: Tower) -> Place:

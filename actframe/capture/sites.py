@@ -37,13 +37,17 @@ _ALIASES = [
         (r"hidden_states\[0\]", r"\1embeddings"),
         (r"resid_post\.(\d+)", r"\1layer_\2"),
         (r"resid_pre\.(\d+)", r"\1layer_\2.resid_pre"),
-        (r"(attn_out|mlp_out|mlp_act)\.(\d+)", r"\1layer_\3.\2"),
+        (r"(attn_out|attn_write|mlp_out|mlp_write|mlp_act)\.(\d+)", r"\1layer_\3.\2"),
         (r"blocks\.(\d+)\.hook_resid_post", r"\1layer_\2"),
         (r"blocks\.(\d+)\.hook_(resid_pre|attn_out|mlp_out)", r"\1layer_\2.\3"),
         (r"blocks\.(\d+)\.mlp\.hook_post", r"\1layer_\2.mlp_act"),
         (r"blocks\.(\d+)\.attn\.hook_pattern", r"\1layer_\2.attn_probs"),
     ]
 ]
+
+
+_WRITES = re.compile(_TOWER + r"blocks\.(\d+)\.hook_(attn|mlp)_out")
+"""In TransformerLens, what is added to the residual stream: where a norm stands before that, what the norm gives."""
 
 
 def canonical(name: str) -> str:
@@ -70,6 +74,8 @@ def expand(pattern: str, available: Sequence[str]) -> list[str]:
         SiteError: no site matches; the message lists the sites there are and the nearest spelling.
     """
     wanted = canonical(pattern)
+    if (match := _WRITES.fullmatch(pattern)) and (write := match.expand(r"\1layer_\2.\3_write")) in available:
+        wanted = write
     if wanted in available:
         return [wanted]
     if any(sign in wanted for sign in "*?"):
