@@ -7,6 +7,7 @@ import weakref
 import pytest
 import torch
 from toys import hooks_of
+from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from actframe import (
     ActivationRecorder,
@@ -271,6 +272,41 @@ def test_both_towers_have_their_gradients():
         assert record.activations["decoder.layer_0@grad"].shape == (2, 32)
 
 
+def test_inputs_that_require_grad_are_enough_as_saliency_has_it(model, batch):
+    model.eval().requires_grad_(False)
+    embeds = model.model.embed_tokens(batch["input_ids"]).requires_grad_()
+    with ActivationRecorder(model, ["embeddings", 2], gradients=True, keep_graph=True) as recorder:
+        out = model(inputs_embeds=embeds, attention_mask=batch["attention_mask"])
+        out.logits[:, -1].logsumexp(-1).sum().backward()
+    real = batch["attention_mask"].bool()
+    for record, rows, mask in zip(recorder.records, embeds.grad, real, strict=True):
+        assert torch.equal(record.activations["embeddings@grad"], rows[mask])
+        assert record.activations["layer_2@grad"][-1].any()
+    assert not embeds._backward_hooks
+
+
+def test_an_output_that_is_not_used_beside_one_that_is_has_no_gradient():
+    class Halves(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x).chunk(2, dim=-1)
+
+    class First(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.halves = Halves(4, 8)
+            self.after = torch.nn.Identity()
+
+        def forward(self, inputs_embeds):
+            one, other = self.halves(inputs_embeds)
+            self.after(other)
+            return one
+
+    first = First()
+    with pytest.raises(CaptureError, match="gave no gradient to module:after|no gradient has come"):
+        with ActivationRecorder(first, ["module:halves", "module:after"], gradients=True):
+            first(torch.randn(2, 3, 4)).sum().backward()
+
+
 def test_recording_gradients_changes_nothing_that_is_trained(model, batch):
     def train(**options):
         trained = tiny_model("llama").train()
@@ -353,11 +389,22 @@ def test_a_forward_pass_without_a_backward_pass_is_an_error(model, batch):
 
 
 def test_a_graph_that_was_given_up_is_noticed_at_the_next_forward_pass(model, batch):
-    with pytest.raises(CaptureError, match="no gradient has come"), ActivationRecorder(model, 0, gradients=True):
+    with ActivationRecorder(model, 0, gradients=True) as recorder:
+        model(**batch, use_cache=False).loss.backward()
         model(**batch, use_cache=False)
-        with pytest.raises(CaptureError, match="no gradient has come"):
+        with pytest.raises(CaptureError, match="no gradient has come for layer_0"):
             model(**batch, use_cache=False)
-        raise CaptureError("no gradient has come")
+    assert len(recorder.records) == 3
+
+
+def test_continuous_batching_is_refused(model):
+    with pytest.raises(CaptureError, match="generate_batch computes without a graph"):
+        with ActivationRecorder(model, 0, gradients=True):
+            model.generate_batch(
+                [[1, 2, 3]],
+                GenerationConfig(max_new_tokens=2, do_sample=False, eos_token_id=-1),
+                continuous_batching_config=ContinuousBatchingConfig(num_blocks=16, max_batch_tokens=64),
+            )
 
 
 def test_a_site_that_the_loss_does_not_depend_on_is_an_error(model, batch):
@@ -551,18 +598,16 @@ def test_a_store_gets_attached_records_as_plain_tensors(model, batch, tmp_path):
 # Nothing stays
 
 
-@pytest.mark.parametrize("options", [{}, {"gradients": True}], ids=str)
-def test_the_recorder_keeps_neither_graph_nor_model_alive(batch, options):
+def test_after_the_block_nothing_more_is_taken_and_nothing_kept_alive(batch):
     model = tiny_model("llama").train()
     before = hooks_of(model)
     with ActivationRecorder(model, gradients=True) as recorder:
         loss = model(**batch).loss
+        assert "layer_1@grad" not in recorder.records[0].activations
         loss.backward(retain_graph=True)
-        found = recorder.records[0].activations["layer_1@grad"]
-    kept = recorder.records[0].activations["layer_1@grad"]
+        early = recorder.records[0].activations["layer_1@grad"]
     loss.backward()
-    assert torch.equal(recorder.records[0].activations["layer_1@grad"], kept)
-    assert torch.equal(found, kept)
+    assert torch.equal(recorder.records[0].activations["layer_1@grad"], early)
     assert hooks_of(model) == before
     del recorder
     gone = weakref.ref(model)

@@ -24,7 +24,8 @@ class CaptureStrategy(Extension, ABC):
     """Takes tensors out of a model while it runs.
 
     A strategy knows nothing of sequences, selections or storage: during each forward pass it calls `emit` once for
-    each site, and never changes what the model returns. What it emits is copied before `emit` returns.
+    each site, and never changes what the model returns. What it emits is copied before `emit` returns. It emits the
+    model's own tensor, not a detached one: gradients are taken from it.
     """
 
     kind: ClassVar[str] = "capture strategy"

@@ -273,7 +273,9 @@ class _Awaited:
         places = [place for place in range(begin, end) if cells[place] in there]
         return self._rows[[there[cells[place]] for place in places]], places
 
-    def _take(self, gradient: Tensor) -> None:
+    def _take(self, gradient: Tensor | None) -> None:
+        if gradient is None:  # of an output that nothing uses, beside one that the loss depends on
+            return
         with self._lock, torch.no_grad():
             if self._place.axes == "pattern":
                 self.patterns.append(PatternBuffer())

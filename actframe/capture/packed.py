@@ -60,7 +60,10 @@ class PackedGroup(SequenceGroup):
     def __init__(self, manager: Any, groups: Groups) -> None:
         super().__init__(*groups.beginning())
         if self.kept.is_of_training:
-            raise CaptureError("generate_batch computes without a graph, so keep_graph and gradients cannot record it")
+            raise CaptureError(
+                "generate_batch computes without a graph, which keep_graph=True and gradients=True need; "
+                "run it outside the block"
+            )
         self.kept = _RowsInAnyOrder(self.kept.release())
         self.requests = PagedRequests(manager, self._selection, self.columns)
         self.delivered = True  # nothing of it may be read before the manager stops
