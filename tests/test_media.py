@@ -4,8 +4,11 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 from transformers import AutoConfig
+from zoo.outcome import accepted_inputs, build, run
 
+from actframe import ActivationRecorder
 from actframe.capture.media import media_positions
 
 
@@ -50,3 +53,25 @@ def test_configurations_of_transformers_name_their_placeholders(kind, name, of):
     token = getattr(config, name, None)
     assert token is not None
     assert media_positions(config, [1, token, token, 2]) == {of: [[1, 3]]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("qwen2_vl", "Qwen2VLForConditionalGeneration"), ("llava", "LlavaForConditionalGeneration")],
+)
+def test_a_record_says_where_its_images_are(kind, name):
+    model = build(kind, name)
+    inputs = accepted_inputs(kind, model)
+    token = model.config.image_token_id
+    with ActivationRecorder(model, "embeddings") as recorder:
+        run(model, inputs)
+    for record, row in zip(recorder.records, inputs["input_ids"].tolist(), strict=True):
+        ((first, stop),) = record.media["image"]
+        assert [position for position, each in enumerate(row) if each == token] == list(range(first, stop))
+
+
+def test_a_record_of_text_has_no_media(tiny_llama):
+    model, _ = tiny_llama
+    with ActivationRecorder(model, "embeddings") as recorder:
+        model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=2, do_sample=False)
+    assert "media" not in recorder.records[0]

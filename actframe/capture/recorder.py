@@ -19,6 +19,7 @@ from actframe.capture.given_order import Numbered, Waiting, in_given_order
 from actframe.capture.gradients import Training, TrainingOptions
 from actframe.capture.groups import Groups
 from actframe.capture.layout import ModelLayout
+from actframe.capture.media import media_positions
 from actframe.capture.parallel import is_first_of_its_group
 from actframe.capture.passes import hook_begins, hook_ends
 from actframe.capture.receipt import circumstances, describe_places, versions
@@ -229,6 +230,10 @@ class ActivationRecorder:
             found = {**encoded.tensors, **found}
             exceptions = {**dict.fromkeys(encoded.tensors, encoded.positions), **exceptions}
         tensors = {site: found[site] for site in self.sites if site in found}
+        # Tokens that were given as embeddings have no ids, and the others would stand at the wrong positions.
+        whole = encoding is not None or len(input_ids) == group.prompt_length(sequence.chain)
+        ids = [*input_ids, *(sequence.output_ids if encoding is None else ())]
+        media = media_positions(getattr(self._inner, "config", None), ids) if whole else {}
         return ActivationRecord(
             {
                 "prompt": self._decode(input_ids, keep_special=True),
@@ -241,6 +246,7 @@ class ActivationRecorder:
                 "site_positions": exceptions,
                 "prompt_length": group.prompt_length(sequence.chain),
                 **({"computed_before": before} if (before := group.computed_before(sequence.chain)) else {}),
+                **({"media": media} if media else {}),
                 "sites": list(tensors),
                 "strategy": self._strategy.name,
                 **group.circumstances,

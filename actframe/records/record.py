@@ -37,6 +37,9 @@ class ActivationRecord(Mapping[str, Any]):
         prompt_length: how many positions, from 0, belong to the prompt.
         computed_before: how many positions, from 0, were in a KV cache before the recording began, and so have no
             activations; absent where there are none.
+        media: where the sequence has placeholders for images, videos and sound, as runs of positions, the second not
+            in it: `{"image": [[4, 68]]}` (of the encoder's input in encoder-decoder models); absent where there are
+            none, or where the prompt was given as embeddings.
         sites: the names of the recorded sites, in the model's order.
         strategy: the capture strategy's name.
         places: where in the model the sites were taken, those that differ in their layer alone in one entry:
