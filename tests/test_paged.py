@@ -11,6 +11,11 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.requests import RequestState
 
 from actframe import ActivationRecorder, Selection
+from actframe.capture.calls import Call
+from actframe.capture.kept import Arrivals
+from actframe.capture.packed import RowsInAnyOrder
+from actframe.capture.parts import Place
+from actframe.capture.selection import Scratch
 from actframe.errors import CaptureError
 from actframe.testing import tiny_model, tiny_tokenizer
 
@@ -405,6 +410,20 @@ def test_a_thread_without_a_recorder_and_the_model_within_are_recorded_too():
         thread.join(60)
         run(tiny_model("gpt2"), prompts)  # another model's
     assert [record.input_ids for record in recorder.records] == prompts
+
+
+def test_rows_are_given_in_the_order_in_which_they_are_asked_for():
+    kept = RowsInAnyOrder(Scratch())
+    states, logits = torch.randn(1, 6, 8), torch.randn(1, 3, 5)
+    call = Call(1, 6, logits_columns=[1, 3, 5])
+    kept.take("layer_0", Place("block", axes="residual"), states, call, Arrivals(0, 6, None))
+    kept.take("logits", Place("head", axes="logits"), logits, call, Arrivals(0, 6, None))
+    rows, present = kept.of("layer_0", [4, 5, 0, 1])
+    assert present is None
+    assert torch.equal(rows, states[0, [4, 5, 0, 1]])
+    rows, present = kept.of("logits", [4, 5, 0, 1])
+    assert present == [1, 3]
+    assert torch.equal(rows, logits[0, [2, 0]])
 
 
 # What cannot be followed is refused before anything runs; what fails in the manager's thread reaches the caller.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from actframe.capture.groups import Groups
     from actframe.capture.parts import Place
 
-__all__ = ["PackedGroup", "PackedRuns"]
+__all__ = ["PackedGroup", "PackedRuns", "RowsInAnyOrder"]
 
 
 class _Chain(list[int]):
@@ -41,7 +41,7 @@ class _Chain(list[int]):
         self.prompt_length = prompt_length
 
 
-class _RowsInAnyOrder(KeptRows):
+class RowsInAnyOrder(KeptRows):
     """Rows that are asked for in any order: a request may begin with one that was computed after those that follow."""
 
     def of(self, site: str, cells: list[int], **how: Any) -> tuple[Tensor, list[int] | None]:
@@ -64,7 +64,7 @@ class PackedGroup(SequenceGroup):
                 "generate_batch computes without a graph, which keep_graph=True and gradients=True need; "
                 "run it outside the block"
             )
-        self.kept = _RowsInAnyOrder(self.kept.release())
+        self.kept = RowsInAnyOrder(self.kept.release())
         self.requests = PagedRequests(manager, self._selection, self.columns)
         self.delivered = True  # nothing of it may be read before the manager stops
         self.origins = 1
@@ -210,7 +210,7 @@ class PackedRuns:
                 "sequence; leave it out of the selection, or use generate()"
             )
         if self._group(manager) is None:
-            self._running.append(PackedGroup(manager, self._groups))
+            self._running = [*self._running, PackedGroup(manager, self._groups)]
 
     def requests_named(self, manager: Any, names: list[str]) -> None:
         """See `ManagerListener`."""
@@ -261,7 +261,7 @@ class PackedRuns:
         """Deliver what a manager has answered."""
         manager = group.requests.manager
         # Taken off first: whoever gets the records may run the model again.
-        self._running.remove(group)
+        self._running = [each for each in self._running if each is not group]
         # transformers catches what is raised in the manager's thread, and notes it in each answer.
         failure = manager.background_thread_status.fatal_error
         try:
