@@ -380,6 +380,13 @@ def test_a_custom_loop_that_tries_copies_of_the_cache_records_the_path_taken(mod
     judge(model, recorder.records, [(prompt[0].tolist(), returned[0, 3:].tolist())])
 
 
+def test_a_static_cache_of_sliding_layers_is_recorded_with_padding(tokenizer):
+    model, inputs = tiny_model("gemma3_text", initializer_range=0.3, sliding_window=8), encode(tokenizer)
+    with ActivationRecorder(model, SITES) as recorder:
+        returned = model.generate(**inputs, cache_implementation="static", max_new_tokens=6, **GREEDY)
+    judge(model, recorder.records, answers(inputs, returned))
+
+
 # Threads
 
 

@@ -33,6 +33,7 @@ class Attached:
 
     def __call__(self, module: nn.Module, *arguments: Any) -> Any:
         if module is not self._module:
+            # Said where a pass begins; later hooks of the same pass have nothing to add.
             if self._whole and getattr(module, "_is_replica", False):
                 raise CaptureError(
                     f"DataParallel runs copies of this {type(self._module).__name__} on several devices at once, whose "

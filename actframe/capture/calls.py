@@ -12,7 +12,7 @@ from torch import Tensor
 
 from actframe.errors import CaptureError
 
-__all__ = ["Call", "cache_address", "filled_slots", "fit_shape", "own_cache", "read_call"]
+__all__ = ["Call", "cache_address", "filled_slots", "fit_shape", "own_cache", "read_call", "tokens_before"]
 
 
 @dataclass
@@ -26,8 +26,7 @@ class Call:
         real: by row, whether each column holds a token and not padding; None where all do.
         cache: the KV cache that was passed (of a decoder's own attention), or a recurrent state, or None.
         start: how many slots of the cache were filled before; None where it is filled and does not say how far.
-        past: by row, whether each of these slots holds a token and not padding; None where all do.
-        mask: its 2-D padding mask where its width is not told, or what makes one for a width.
+        mask: the attention mask that was passed, or what makes one for a width that is not told.
         logits_by_index: whether the head computes columns that an index names.
         logits_columns: which these are, where it is known.
         encoder_states: what a decoder attends to, or None.
@@ -40,7 +39,6 @@ class Call:
     real: list[list[bool]] | None = None
     cache: Any = None
     start: int | None = 0
-    past: list[list[bool]] | None = None
     mask: Any = None
     logits_by_index: bool = False
     logits_columns: list[int] | None = None
@@ -76,8 +74,8 @@ def read_call(given: Mapping[str, Any]) -> Call:
     call.start = filled_slots(cache)
     mask = given.get("attention_mask")
     if mask is not None:
+        call.mask = mask
         call.real = _real_columns(mask, call.rows, call.width, call.start)
-        call.past = _real_before(mask, call.rows, call.width, call.start)
     _refuse_packed(given.get("position_ids"), call)
     return call
 
@@ -98,6 +96,26 @@ def fit_shape(call: Call, shape: tuple[int, int]) -> None:
             "positions, so which of them are padding is not known; run each row by itself, without padding"
         )
     call.real = _real_columns(mask, call.rows, call.width, 0)
+
+
+def tokens_before(call: Call) -> list[list[bool]] | None:
+    """By row, which slots that were filled before are tokens, not padding, as far as its mask tells; None for all.
+
+    Raises:
+        CaptureError: the mask cannot tell.
+    """
+    mask, start = _one_mask(call.mask), call.start
+    if not start or mask is None or mask.shape[-1] < start + call.width:
+        return None
+    # The last column sees every token before it, and no padding; in a sliding window it sees not even that.
+    visible = mask[:, :start] != 0 if mask.ndim == 2 else _is_visible(mask[:, 0, -1, :start])
+    found = _unless_all(visible, call.rows, start)
+    if found is not None and isinstance(call.mask, Mapping) and call.mask.get("full_attention") is None:
+        raise CaptureError(
+            "a sliding window hides what a KV cache that was filled before holds, so padding in it cannot be told; "
+            "begin the recording before the prompt is computed, or pass a 2-D attention_mask of the whole sequence"
+        )
+    return found
 
 
 def own_cache(given: Any) -> Any:
@@ -187,23 +205,6 @@ def _real_columns(mask: Any, rows: int, width: int, start: int | None) -> list[l
         own = window[..., 0, :] if mask.shape[-2] == 1 else window.diagonal(dim1=-2, dim2=-1)
         visible = _is_visible(own.reshape(own.shape[0], -1, width)[:, 0])
     return _unless_all(visible, rows, width)
-
-
-def _real_before(mask: Any, rows: int, width: int, start: int | None) -> list[list[bool]] | None:
-    """Which slots that were filled before are tokens, as far as a mask tells."""
-    sees_all = not isinstance(mask, Mapping) or mask.get("full_attention") is not None
-    mask = _one_mask(mask)
-    if not start or mask is None or mask.shape[-1] < start + width:
-        return None
-    # The last column sees every token before it, and no padding; in a sliding window it sees not even that.
-    visible = mask[:, :start] != 0 if mask.ndim == 2 else _is_visible(mask[:, 0, -1, :start])
-    found = _unless_all(visible, rows, start)
-    if found is not None and not sees_all:
-        raise CaptureError(
-            "a sliding window hides what a KV cache that was filled before holds, so padding in it cannot be told; "
-            "begin the recording before the prompt is computed, or pass a 2-D attention_mask of the whole sequence"
-        )
-    return found
 
 
 def _one_mask(mask: Any) -> Tensor | None:

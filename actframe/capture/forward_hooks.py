@@ -119,7 +119,7 @@ def _output_hook(site: str, item: int, emit: Emit) -> Callable[..., None]:
             output = output[item]
         elif item:
             raise CaptureError(f"{site} is item {item} of what {type(module).__name__} gives, and it gave one tensor")
-        emit(site, _tensor(output, site))
+        emit(site, output if type(output) is Tensor else _tensor(output, site))
 
     return hook
 

@@ -153,6 +153,9 @@ class _TrainingRows(KeptRows):
         found = [awaited.of(cells) for awaited in self._awaited[site.removesuffix(GRADIENT)] if awaited.has_come]
         return torch.cat([rows for rows, _ in found]), [place for _, places in found for place in places]
 
+    def give_away(self, count: int) -> dict[str, Tensor]:
+        return {}
+
     def pattern_of(self, site: str, cells: list[int], token_slots: list[int]) -> Tensor:
         if not site.endswith(GRADIENT):
             return super().pattern_of(site, cells, token_slots)

@@ -27,19 +27,27 @@ class Arrivals:
         first_cell: the cell of the first; the others follow.
         count: how many there are.
         columns: their numbers among the call's `rows * width`, ascending by cell; None for all of them.
+        is_whole_first: whether nothing came before and nothing is left out.
     """
 
     first_cell: int
     count: int
     columns: Tensor | None
+    is_whole_first: bool = False
 
 
 class KeptRows:
     """The kept rows of every site. Cell n is row n of a site's buffer, unless the site has not run for every column.
 
+    What a small first call brings, whole, is held as it is: most forward passes of small inputs have no second one, and
+    then there is nothing to gather.
+
     Args:
         scratch: memory to keep them in.
     """
+
+    SMALL_BYTES = 1 << 16
+    """What a tensor held as it is may take, lest it come between the model and the memory that the model reuses."""
 
     is_of_training: ClassVar[bool] = False
     """Whether they need a graph."""
@@ -48,6 +56,8 @@ class KeptRows:
 
     def __init__(self, scratch: Scratch) -> None:
         self._scratch = scratch
+        self._whole: dict[str, Tensor] = {}
+        self._shape: torch.Size | None = None
         self._buffers: dict[str, SiteBuffer] = {}
         self._partial: dict[str, dict[int, int]] = {}
         self._patterns: dict[str, PatternBuffer] = {}
@@ -55,7 +65,7 @@ class KeptRows:
     @property
     def sites(self) -> list[str]:
         """The sites whose cells are rows."""
-        return list(self._buffers)
+        return [*self._whole, *self._buffers]
 
     @property
     def patterns(self) -> list[str]:
@@ -64,6 +74,12 @@ class KeptRows:
 
     def take(self, site: str, place: Place, tensor: Tensor, call: Call, arrivals: Arrivals) -> None:
         """Copy what is kept of one tensor of a call."""
+        plain = arrivals.is_whole_first and not self._attached and place.axes == "residual" and tensor.is_cpu
+        if plain and (tensor.shape == self._shape or self._may_hold(tensor, call)):
+            self._whole[site] = tensor.detach().clone(memory_format=torch.contiguous_format)
+            return
+        if self._whole and not arrivals.is_whole_first:
+            self._gather()
         if place.axes == "pattern":
             pattern = self._patterns.get(site)
             if pattern is None:
@@ -74,12 +90,23 @@ class KeptRows:
         self._keep(site, flat, there, call, arrivals)
 
     def of(self, site: str, cells: list[int]) -> tuple[Tensor, list[int] | None]:
-        """The rows of some cells, in a new tensor, and which of the cells these are; None for all."""
+        """The rows of some cells, ascending, in a new tensor, and which of the cells these are; None for all."""
+        if (whole := self._whole.get(site)) is not None:
+            return whole.flatten(0, 1)[cells], None
         partial = self._partial.get(site)
         if partial is None:
             return self._buffers[site].take(cells), None
         present = [place for place, cell in enumerate(cells) if cell in partial]
         return self._buffers[site].take([partial[cells[place]] for place in present]), present
+
+    def give_away(self, count: int) -> dict[str, Tensor]:
+        """The tensors that are held as they are, and no more, if they are of one row and of `count` cells."""
+        if not self._whole or self._shape is None or self._shape[:2] != (1, count):
+            return {}
+        if any(tensor.is_inference() for tensor in self._whole.values()):
+            return {}
+        whole, self._whole = self._whole, {}
+        return {site: tensor.squeeze_(0) for site, tensor in whole.items()}
 
     def pattern_of(self, site: str, cells: list[int], token_slots: list[int]) -> Tensor:
         """The attention pattern `(head, cells, key)` of one sequence, whose tokens fill these slots of the cache."""
@@ -87,6 +114,7 @@ class KeptRows:
 
     def copy(self, scratch: Scratch) -> KeptRows:
         """The same rows in memory of their own."""
+        self._gather()
         copied = self._new(scratch)
         copied._buffers = {site: buffer.copy(scratch) for site, buffer in self._buffers.items()}
         copied._partial = {site: dict(cells) for site, cells in self._partial.items()}
@@ -102,7 +130,7 @@ class KeptRows:
 
     def release(self) -> Scratch:
         """Forget everything, and give the memory away, once: somebody else may have it already."""
-        self._buffers, self._partial, self._patterns = {}, {}, {}
+        self._whole, self._buffers, self._partial, self._patterns = {}, {}, {}, {}
         scratch, self._scratch = self._scratch, Scratch()
         scratch.reset()
         return scratch
@@ -112,6 +140,19 @@ class KeptRows:
 
     def _new_buffer(self) -> SiteBuffer:
         return SiteBuffer(self._scratch)
+
+    def _may_hold(self, tensor: Tensor, call: Call) -> bool:
+        """Whether a tensor is `(batch, pos, d)` of its call, and small; its shape is then known for the next ones."""
+        if tensor.ndim != 3 or tensor.shape[:2] != (call.rows, call.width) or tensor.nbytes > self.SMALL_BYTES:
+            return False
+        self._shape = tensor.shape
+        return True
+
+    def _gather(self) -> None:
+        """Put what is held as it is into buffers, which can grow."""
+        for site, whole in self._whole.items():
+            self._buffers[site] = SiteBuffer(self._scratch, whole.flatten(0, 1))
+        self._whole = {}
 
     def _keep(self, site: str, flat: Tensor, there: Sequence[int] | None, call: Call, arrivals: Arrivals) -> None:
         buffer = self._buffers.get(site)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from actframe.capture.available import find_strategy, layout_for, selected_places
 from actframe.capture.batches import RecordedSequence, known_ids
 from actframe.capture.compiled import refuse_compiled_inside
+from actframe.capture.gathering import RowActivations
 from actframe.capture.given_order import Numbered, Waiting, in_given_order
 from actframe.capture.gradients import Training, TrainingOptions
 from actframe.capture.groups import Groups
@@ -24,7 +25,6 @@ from actframe.capture.parallel import is_first_of_its_group
 from actframe.capture.passes import hook_begins, hook_ends
 from actframe.capture.receipt import circumstances, describe_places, versions
 from actframe.capture.selection import Scratch, Selection, Sites
-from actframe.capture.sequence import RowActivations
 from actframe.capture.session import Session
 from actframe.capture.watch import watch
 from actframe.capture.wrappers import wrapped

@@ -133,6 +133,8 @@ class Selection:
 
         Warns where a finite value does not fit the dtype that was asked for.
         """
+        if self.reduce is None and self.dtype is None:
+            return rows
         if self.reduce is not None and rows.shape[axis]:
             wide = rows.float() if rows.is_floating_point() and rows.element_size() < 4 else rows
             reduced = wide.mean(axis, keepdim=True) if self.reduce == "mean" else wide.amax(axis, keepdim=True)
@@ -174,13 +176,14 @@ class SiteBuffer:
 
     Args:
         scratch: where the segments are taken from.
+        first: rows to begin with, as the first segment; they are the buffer's from now on.
     """
 
-    def __init__(self, scratch: Scratch) -> None:
+    def __init__(self, scratch: Scratch, first: Tensor | None = None) -> None:
         self._scratch = scratch
-        self._segments: list[Tensor] = []
-        self._starts: list[int] = []
-        self.length = 0
+        self._segments: list[Tensor] = [] if first is None else [first]
+        self._starts: list[int] = [] if first is None else [0]
+        self.length = 0 if first is None else first.shape[0]
 
     def append(self, rows: Tensor) -> None:
         """Copy rows `(n, ...)` from any device; their trailing shape and dtype must stay the same."""

@@ -11,36 +11,21 @@ from __future__ import annotations
 import weakref
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from actframe.capture.calls import Call, cache_address
+from actframe.capture.calls import Call, cache_address, tokens_before
 from actframe.capture.columns import NOT_KEPT, NOT_RUN, ROOT, UNKNOWN, Columns
+from actframe.capture.gathering import Choice, RowActivations, gather
 from actframe.capture.kept import Arrivals, KeptRows
 from actframe.capture.parts import Place
 from actframe.capture.rows import Row, arriving
 from actframe.capture.selection import Scratch, Selection
 from actframe.errors import CaptureError
 
-__all__ = ["RowActivations", "SequenceGroup"]
-
-
-@dataclass(frozen=True)
-class RowActivations:
-    """What is kept of one sequence.
-
-    Attributes:
-        positions: the selected positions, ascending.
-        tensors: site -> its rows at these positions.
-        site_positions: the positions of those sites that have fewer.
-    """
-
-    positions: list[int]
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    site_positions: dict[str, list[int]] = field(default_factory=dict)
+__all__ = ["SequenceGroup"]
 
 
 class SequenceGroup:
@@ -60,6 +45,7 @@ class SequenceGroup:
         before: how many of them were filled before the recording began.
         encoder: the group of the encoder's rows that this decoder group attends to, or None.
         delivered: whether these sequences were delivered as they are now.
+        is_closing: whether what it keeps is asked for the last time.
         is_draft: whether it began in a `generate` within another one.
         has_holes: whether parts of the model were skipped, so that it cannot be delivered.
     """
@@ -74,7 +60,7 @@ class SequenceGroup:
         self.ended: list[Row] = []
         self.origins = self.filled = self.prompt_width = self.before = 0
         self.encoder: SequenceGroup | None = None
-        self.delivered = self.is_draft = self.has_holes = False
+        self.delivered = self.is_closing = self.is_draft = self.has_holes = False
         self._selection = selection
         self._count = 0
         self._arrivals = Arrivals(0, 0, None)
@@ -205,24 +191,9 @@ class SequenceGroup:
         Raises:
             CaptureError: a selected position was not kept.
         """
-        found, cells = [], []
-        for chain in chains:
-            positions, own_cells = self._choose(chain)
-            found.append(RowActivations(positions))
-            cells.append(own_cells)
-        for site in self.kept.sites:
-            for each, own in zip(found, cells, strict=True):
-                rows, present = self.kept.of(site, own)
-                each.tensors[site] = self._selection.finish(rows, site)
-                if present is not None and len(present) < len(each.positions):
-                    each.site_positions[site] = [each.positions[place] for place in present]
-        for site in self.kept.patterns:
-            for each, own, chain in zip(found, cells, chains, strict=True):
-                rows = self.kept.pattern_of(site, own, self.slots(chain))
-                each.tensors[site] = self._selection.finish(rows, site, axis=1)
-        return found
+        return gather(self.kept, self._selection, [self._choose(chain) for chain in chains], last=self.is_closing)
 
-    def _choose(self, chain: Sequence[int]) -> tuple[list[int], list[int]]:
+    def _choose(self, chain: Sequence[int]) -> Choice:
         """The selected positions of a sequence that were computed here, and their cells."""
         all_cells = self.columns.cells
         positions = self._selection.choose(len(chain), self.prompt_length(chain))
@@ -233,15 +204,16 @@ class SequenceGroup:
         if NOT_KEPT in cells:
             lost = positions[cells.index(NOT_KEPT)]
             raise CaptureError(f"position {lost} was not kept, because the cache was cropped to it afterwards")
-        return positions, cells
+        return Choice(positions, cells, self.slots(chain) if self.kept.patterns else [])
 
     def _begin(self, call: Call, start: int) -> None:
         """Make the rows, with the columns that others put into their cache before."""
         self.rows = [Row(number) for number in range(call.rows)]
         self.origins, self.filled, self.before = call.rows, start, start
         self.prompt_width = start + call.width
+        past = tokens_before(call)
         for number, row in enumerate(self.rows if start else []):
-            real = call.past[number] if call.past is not None else [True] * start
+            real = past[number] if past is not None else [True] * start
             slots = [slot for slot, is_real in enumerate(real) if is_real]
             self._grow(row, [UNKNOWN] * len(slots), slots, [NOT_RUN] * len(slots))
 
@@ -274,7 +246,7 @@ class SequenceGroup:
             self._grow(row, tokens, [start + column for column in fresh], cells)
         self._count += len(kept)
         chosen = torch.tensor(kept, dtype=torch.long) if len(kept) < call.rows * call.width else None
-        return Arrivals(first_cell, len(kept), chosen)
+        return Arrivals(first_cell, len(kept), chosen, first_cell == 0 and chosen is None)
 
     def _grow(self, row: Row, tokens: list[int], slots: list[int], cells: Sequence[int]) -> None:
         if row.tip == ROOT:

@@ -19,6 +19,7 @@ from actframe.capture.layout import ModelLayout
 from actframe.capture.outside import check_outside, is_backward
 from actframe.capture.packed import PackedRuns
 from actframe.capture.parts import Place
+from actframe.capture.refusals import check_past, check_prompt
 from actframe.capture.sequence import SequenceGroup
 from actframe.capture.sites import MODULE
 from actframe.errors import CaptureError
@@ -165,7 +166,7 @@ class Session:
         if call.start != 0:
             if (owner := self.groups.owner(call.cache)) is not None:
                 return owner
-            _check_past(call)
+            check_past(call)
         elif self._generation is not None:
             for group in self._generation.groups:
                 if (order := group.recomputed_by(call)) is not None:
@@ -191,12 +192,7 @@ class Session:
             if group not in self._generation.groups:
                 self._generation.groups.append(group)
             prompt_width = self._generation.prompt_width
-            if prompt_width is not None and call.ids is None and call.width > prompt_width:
-                raise CaptureError(
-                    f"generate() was given prompts of {prompt_width} positions and the model {call.width} embeddings: "
-                    "virtual tokens of a tuned prompt stand among them, and where is not known; record a forward "
-                    "pass instead, whose positions count them"
-                )
+            check_prompt(call, prompt_width)
         group.extend(call, prompt_width)
 
     # Closing: what can no longer grow is delivered.
@@ -278,7 +274,9 @@ class Session:
         try:
             if not group.delivered:
                 group.kept.check_complete()
-                self._deliver(sequences_so_far(group))
+                sequences = sequences_so_far(group)
+                group.is_closing = len(sequences) == 1
+                self._deliver(sequences)
         finally:
             self._drop(group)
 
@@ -292,15 +290,6 @@ class Session:
 
 def _always() -> bool:
     return True
-
-
-def _check_past(call: Call) -> None:
-    """A KV cache that was filled before the recording began: may a sequence begin there?"""
-    if call.start is None:
-        raise CaptureError(
-            "a forward pass continues a recurrent state that was computed before the recording began and does not say "
-            "how much it has seen; begin the recording before the prompt is computed"
-        )
 
 
 def _cache_of(output: Any) -> Any:
