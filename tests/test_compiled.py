@@ -55,8 +55,16 @@ def a_function(model):
 WHOLE = [wrapper, in_place, its_forward, its_inner_model]
 
 
-@pytest.mark.parametrize("ran", [True, False], ids=["ran before", "not run yet"])
-@pytest.mark.parametrize("compile_it", [*WHOLE, a_function])
+REFUSED = [
+    *[(compile_it, False) for compile_it in WHOLE],
+    (a_function, False),
+    (a_function, True),
+    (wrapper, True),
+    *[pytest.param(compile_it, True, marks=pytest.mark.slow) for compile_it in WHOLE[1:]],
+]
+
+
+@pytest.mark.parametrize(("compile_it", "ran"), REFUSED)
 def test_a_compiled_model_is_refused_before_it_runs_and_left_as_it_was(model, compile_it, ran):
     expected = model(IDS).logits
     compiled = compile_it(model)
@@ -79,7 +87,9 @@ def test_a_wrapper_itself_is_refused_too(model):
         compiled(IDS)
 
 
-@pytest.mark.parametrize("compile_it", WHOLE)
+@pytest.mark.parametrize(
+    "compile_it", [wrapper, in_place, *(pytest.param(each, marks=pytest.mark.slow) for each in WHOLE[2:])]
+)
 def test_a_compiled_model_that_is_told_to_run_as_written_is_recorded(model, compile_it):
     with plain_hooks(model.model.layers) as seen:
         expected = model(IDS).logits
@@ -122,7 +132,7 @@ def test_blocks_compiled_one_by_one_are_recorded_as_they_run_compiled(model, for
     assert_plain(recorder.records, seen)
 
 
-@pytest.mark.parametrize("form", ["in place", "wrapped"])
+@pytest.mark.parametrize("form", ["in place", pytest.param("wrapped", marks=pytest.mark.slow)])
 def test_generating_with_compiled_blocks_is_recorded(model, form):
     compiled_blocks(model, form)
     expected = model.generate(IDS, max_new_tokens=3, **GREEDY)
