@@ -467,6 +467,17 @@ def test_gradients_are_saved_and_loaded_beside_their_sites(model, batch, tmp_pat
     assert list(load_activations(path, sites="layer_*@grad")["activations"]) == [f"layer_{n}@grad" for n in range(4)]
 
 
+def test_gradients_of_attention_patterns_are_stored_as_the_patterns_are(batch, tmp_path):
+    model = tiny_model("llama", attn_implementation="eager").train()
+    with ActivationStore(tmp_path / "store") as store:
+        with ActivationRecorder(model, ["layer_1.attn_probs"], gradients=True, into=store) as recorder:
+            model(**batch).loss.backward()
+    (stored,) = (record for record in ActivationStore(tmp_path / "store") if len(record.positions) == 3)
+    gradient = stored.activations["layer_1.attn_probs@grad"]
+    assert gradient.shape == stored.activations["layer_1.attn_probs"].shape == (4, 3, 3)
+    assert torch.equal(gradient, recorder.activations["layer_1.attn_probs@grad"][0, :, :3, :3])
+
+
 # The graph
 
 
@@ -593,6 +604,20 @@ def test_a_store_gets_attached_records_as_plain_tensors(model, batch, tmp_path):
     assert len(stored) == 6
     assert not stored[0].activations["layer_1"].requires_grad
     assert torch.equal(stored[5].activations["layer_1"], recorder.activations["layer_1"][2, : len(stored[5].positions)])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_device_the_graph_stays_there_and_gradients_come_to_the_cpu(model, batch):
+    batch = {name: values.cuda() for name, values in batch.items()}
+    model = model.cuda()
+    expected = by_hand(model, batch)
+    with ActivationRecorder(model, "layer_*", gradients=True, keep_graph=True) as recorder:
+        model(**batch).loss.backward()
+    for row, record in enumerate(recorder.records):
+        for layer in range(4):
+            assert record.activations[f"layer_{layer}"].is_cuda
+            assert torch.equal(record.activations[f"layer_{layer}@grad"], expected[layer][row].cpu())
+    assert recorder.activations["layer_1"].is_cuda
 
 
 # Nothing stays
