@@ -430,3 +430,11 @@ def test_a_prompt_of_embeddings_with_more_positions_than_ids_is_counted_in_embed
         model.generate(inputs_embeds=embeds, max_new_tokens=3, **GREEDY)
     assert recorder.records[0].prompt_length == 5
     assert torch.equal(recorder.records[0].activations["embeddings"][:5], embeds[0])
+
+
+@pytest.mark.parametrize("select", [None, "layer_0", "embeddings"])
+def test_hidden_states_that_are_shifted_by_one_are_refused(select):
+    mamba = tiny_model("mamba", num_hidden_layers=2, state_size=4)
+    with pytest.raises(CaptureError, match="hidden state [01] that MambaForCausalLM returns is not its"):
+        with ActivationRecorder(mamba, select, strategy="output_hidden_states"):
+            mamba(torch.tensor([[1, 2, 3]]))

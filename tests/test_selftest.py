@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 from typer.testing import CliRunner
 
-from actframe import LayoutError, ModelError, UnknownNameError
+from actframe import CaptureError, LayoutError, ModelError, UnknownNameError
 from actframe.capture import available
 from actframe.capture.forward_hooks import ForwardHooks
 from actframe.cli.main import app
@@ -271,6 +271,27 @@ def test_a_recorder_that_breaks_is_a_failure_and_not_a_refusal(llama, plant):
     report = selftest(llama, strategy="faulty")
     assert failed(report) == ["several answers to each prompt"]
     assert "while it is recorded it raises RuntimeError: no such thing" in str(report)
+
+
+def test_sites_that_are_refused_when_they_run_are_named_and_the_rest_is_tested(llama, plant):
+    class Picky(Faulty):
+        def spoil(self, site, tensor):
+            if site.endswith("mlp_act"):
+                raise CaptureError(f"{site} is not like that")
+            return tensor
+
+    plant(Picky)
+    report = selftest(llama, strategy="faulty", ways=False)
+    assert report.ok, report
+    assert report.refused["layer_3.mlp_act"] == "layer_0.mlp_act is not like that"
+    assert not any("mlp_act" in site for site in report.sites)
+
+
+def test_a_strategy_that_is_refused_beside_another_is_noted(plant):
+    report = selftest(tiny_model("mamba", num_hidden_layers=2, state_size=4), ways=False)
+    assert report.ok, report
+    (note,) = [check for check in report.checks if check.status == "note"]
+    assert note.said.startswith("'output_hidden_states' is refused: hidden state 0")
 
 
 def test_what_rounding_may_do_is_far_below_what_another_token_does(llama):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from actframe.capture.attached import Attached
@@ -25,8 +26,9 @@ class OutputHiddenStates(CaptureStrategy):
     Transformers gives the residual stream before each block, and after the last one either the raw stream or, in most
     models, what the final norm made of it. So this strategy offers `embeddings`, `layer_0` .. `layer_{L-2}`, and as the
     last state `final_norm` where the module that holds the blocks ends in a norm, `layer_{L-1}` where the tower has no
-    final norm at all, and neither where the norm stands elsewhere and the state could be either. That the last state
-    is what it is offered as is checked in each pass: it must be the very memory that this module gave.
+    final norm at all, and neither where the norm stands elsewhere and the state could be either. That each state is
+    what it is offered as is checked in each pass: it must be what passed by at the place of its site. Some models
+    return their states shifted by one, or those of another tower.
     """
 
     name = "output_hidden_states"
@@ -58,9 +60,8 @@ class OutputHiddenStates(CaptureStrategy):
                 if any(wanted):
                     asked = _Request(wanted, emit)
                     root = model.get_submodule(tower.root)
-                    if wanted[-1] is not None:
-                        source = model.get_submodule(layout.places[wanted[-1]].module)
-                        handles.append(source.register_forward_hook(Attached(source, asked.see_last)))
+                    for site in filter(None, wanted):
+                        handles.append(_watch(model, layout, site, asked))
                     handles.append(root.register_forward_pre_hook(Attached(root, asked.ask), with_kwargs=True))
                     # Who asked last takes first, and leaves what it was not the first to ask for.
                     hook = Attached(root, asked.receive)
@@ -78,10 +79,11 @@ class _Request:
         self._wanted = wanted
         self._emit = emit
         self._restore: Callable[[Any], Any] = _unchanged
-        self._last: Tensor | None = None
+        self._seen: dict[str, Any] = {}
 
-    def see_last(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._last = output[0] if isinstance(output, tuple | list) else output
+    def see(self, site: str, value: Any) -> None:
+        """Take in what passes by at the place of a site."""
+        self._seen[site] = value[0] if isinstance(value, tuple | list) else value
 
     def ask(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         config = getattr(module, "config", None)
@@ -99,16 +101,41 @@ class _Request:
                 f"{type(module).__name__} returned {0 if states is None else len(states)} hidden states where its "
                 f"{len(self._wanted) - 1} blocks make {len(self._wanted)}; use strategy='hooks'"
             )
-        last, self._last = self._last, None
-        if self._wanted[-1] is not None and (last is None or last.data_ptr() != states[-1].data_ptr()):
-            raise CaptureError(
-                f"the last hidden state that {type(module).__name__} returns is not its {self._wanted[-1]}; "
-                "leave it out, or use strategy='hooks'"
-            )
-        for site, state in zip(self._wanted, states, strict=True):
+        seen, self._seen = self._seen, {}
+        for number, (site, state) in enumerate(zip(self._wanted, states, strict=True)):
             if site is not None:
+                if not _is_same(seen.get(site), state):
+                    which = "the last hidden state" if number == len(states) - 1 else f"hidden state {number}"
+                    raise CaptureError(
+                        f"{which} that {type(module).__name__} returns is not its {site}; "
+                        "leave it out, or use strategy='hooks'"
+                    )
                 self._emit(site, state)
         return self._restore(output)
+
+
+def _watch(model: nn.Module, layout: ModelLayout, site: str, asked: _Request) -> Any:
+    """Let a request see what passes by at the place of a site."""
+    place = layout.places[site]
+    module = model.get_submodule(place.module)
+    if place.side == "input":
+
+        def enters(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            asked.see(site, args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None)))
+
+        return module.register_forward_pre_hook(Attached(module, enters), with_kwargs=True)
+
+    def leaves(module: nn.Module, args: Any, output: Any) -> None:
+        asked.see(site, output)
+
+    return module.register_forward_hook(Attached(module, leaves))
+
+
+def _is_same(seen: Any, state: Tensor) -> bool:
+    """Whether a state is what was seen: the same memory, as in most models, or the same numbers."""
+    if not isinstance(seen, Tensor) or seen.shape != state.shape:
+        return isinstance(seen, Tensor) and seen.data_ptr() == state.data_ptr() and seen.numel() == state.numel()
+    return seen.data_ptr() == state.data_ptr() or bool(torch.equal(seen, state))
 
 
 def _can_be_asked(module: nn.Module) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from actframe.capture.available import available_sites
+from actframe.errors import CaptureError
 from actframe.records.record import ActivationRecord
 from actframe.testing.proofs.reference import Axes, Reference, first_difference, same_bits
 from actframe.testing.proofs.report import Check, Difference
@@ -88,6 +89,11 @@ def check_strategies(name: str, subject: Subject, axes: Axes) -> Check:
     shared = [site for site in available_sites(subject.model, other) if site in subject.sites]
     if not shared:
         return Check(name, "skipped", f"{subject.strategy!r} and {other!r} share no site")
+    try:
+        with subject.recorder(shared, other):
+            subject.forward(subject.standard())
+    except CaptureError as refusal:
+        return Check(name, "note", f"{other!r} is refused: {refusal}")
     with subject.recorder(shared, other) as theirs, subject.recorder(shared) as ours:
         subject.forward(subject.standard())
     for number, (one, two) in enumerate(zip(ours.records, theirs.records, strict=True)):

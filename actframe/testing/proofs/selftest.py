@@ -7,7 +7,8 @@ from typing import Any
 
 from actframe.capture.available import refused_sites
 from actframe.capture.receipt import describe_places
-from actframe.errors import ActframeError, LayoutError, ModelError
+from actframe.capture.sites import family
+from actframe.errors import ActframeError, CaptureError, LayoutError, ModelError
 from actframe.runs.models import load_model
 from actframe.testing.proofs.answers import check_padding, check_positions, check_sequences
 from actframe.testing.proofs.forward import check_forward, check_outputs, check_strategies, learn_axes, outputs
@@ -67,6 +68,7 @@ def selftest(
             raise ModelError(
                 f"model {subject.loaded.name!r} cannot be run on {subject.said}, without any recorder: {reason}"
             ) from error
+        refused = {**refused_sites(subject.model, strategy), **_refused_when_run(subject)}
         # From here on: transformers hooks its own modules the first time that hidden states are asked for.
         if subject.may_be_asked:
             subject.forward(subject.standard(), output_hidden_states=True)
@@ -83,11 +85,39 @@ def selftest(
         strategy=strategy,
         places=describe_places({site: subject.layout.places[site] for site in subject.sites}),
         sites=tuple(subject.sites),
-        refused=refused_sites(subject.model, strategy),
+        refused=refused,
         inputs=subject.said,
         checks=tuple(checks),
         ways=tuple(tried),
     )
+
+
+def _refused_when_run(subject: Subject) -> dict[str, str]:
+    """Sites that are offered, and refused as soon as they run, with the reasons. They are tested no further."""
+    if _refusal(subject, subject.sites) is None:
+        return {}
+    families: dict[str, list[str]] = {}
+    for site in subject.sites:
+        families.setdefault(family(site)[0], []).append(site)
+    refused = {
+        site: reason
+        for sites in families.values()
+        if (reason := _refusal(subject, sites)) is not None
+        for site in sites
+    }
+    if all(site in refused for site in subject.stream):
+        return {}  # Then nothing is left to test, and the checks say so.
+    subject.sites = [site for site in subject.sites if site not in refused]
+    return refused
+
+
+def _refusal(subject: Subject, sites: list[str]) -> str | None:
+    try:
+        with subject.recorder(sites):
+            subject.forward(subject.standard())
+    except CaptureError as refusal:
+        return str(refusal)
+    return None
 
 
 _Check = Callable[[str, Subject, Axes], Check]
