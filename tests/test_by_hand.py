@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from zoo.outcome import accepted_inputs, build, run
 
 from actframe import ActivationRecorder, LayoutError
 from actframe.capture.layout import ModelLayout, Place, Tower, find_layout
@@ -78,3 +79,37 @@ def test_a_layout_by_hand_has_the_sites_that_it_names_and_no_others():
 def test_what_the_model_does_not_have_is_refused_before_anything_runs(arguments, words):
     with pytest.raises(LayoutError, match=words):
         ActivationRecorder(tiny_model("llama"), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "blocks", "records"),
+    [
+        (
+            "llava",
+            "LlavaForConditionalGeneration",
+            {"vision.": "model.vision_tower.encoder.layers", "": "model.language_model.layers"},
+            3,
+        ),
+        (
+            "qwen2_vl",
+            "Qwen2VLForConditionalGeneration",
+            {"vision.": "model.visual.blocks", "": "model.language_model.layers"},
+            1,
+        ),
+    ],
+)
+def test_images_that_a_tower_of_their_own_looks_at_are_records_of_their_own(kind, name, blocks, records):
+    model = build(kind, name)
+    inputs = accepted_inputs(kind, model)
+    seen = []
+    with model.get_submodule(blocks["vision."])[0].register_forward_hook(lambda _, args, output: seen.append(output)):
+        run(model, inputs)
+    with ActivationRecorder(model, ["vision.layer_0", "layer_0"], blocks=blocks) as recorder:
+        run(model, inputs)
+    images = [each for each in recorder.records if "vision.layer_0" in each.activations]
+    texts = [each for each in recorder.records if "layer_0" in each.activations]
+    assert (len(images), len(texts)) == (records, 3)
+    assert not any("layer_0" in each.activations for each in images)
+    ours = torch.cat([each.activations["vision.layer_0"] for each in images])
+    assert torch.equal(ours, seen[0].reshape(ours.shape))
+    assert [each.input_ids for each in texts] == inputs["input_ids"].tolist()

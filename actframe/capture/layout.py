@@ -98,9 +98,24 @@ def _towers_by_hand(model: nn.Module, stacks: Mapping[str, str]) -> list[Tower]:
     towers = []
     for prefix, stack in sorted(stacks.items(), key=lambda item: item[0] in ("", "decoder.")):
         scope = known.get(prefix, "") if len(known) > 1 else ""
-        around = bool(scope) and stack.startswith(f"{scope}.")
-        towers.append(_describe_tower(model, prefix, scope if around else _root(model, stack), scope * around, stack))
+        if prefix not in ("", "encoder.", "decoder."):
+            root = scope = _side_root(model, stack)
+        elif scope and stack.startswith(f"{scope}."):
+            root = scope
+        else:
+            root, scope = _root(model, stack), ""
+        towers.append(_describe_tower(model, prefix, root, scope, stack))
     return towers
+
+
+def _side_root(model: nn.Module, stack: str) -> str:
+    """The outermost module around the blocks of a tower beside the language model: it takes no ids, but pixels, say."""
+    for path in reversed(list(_upwards(stack.rpartition(".")[0], ""))):
+        module = model.get_submodule(path)
+        takes_ids = {"input_ids", "inputs_embeds"} & set(inspect.signature(module.forward).parameters)
+        if not takes_ids and not isinstance(module, nn.ModuleList | nn.ModuleDict):
+            return path
+    return ""
 
 
 def _scopes(model: nn.Module) -> dict[str, nn.Module]:

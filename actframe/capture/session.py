@@ -256,7 +256,9 @@ class Session:
 
     def _close_what_is_over(self, call: Call) -> None:
         """Deliver the sequences that no call can continue, now that another one begins."""
-        within = self._generation.groups if self._generation is not None else []
+        within = list(self._generation.groups) if self._generation is not None else []
+        # A tower that looks at images runs within the forward pass of the language model.
+        within += [opened.group for running in self._open.values() for opened in running.values()]
         for group in self.groups:
             if group not in within and (group.is_over() or (call.start == 0 and group.owns(call.cache))):
                 self._close(group)
