@@ -73,3 +73,13 @@ def test_layers_count_from_the_end_too_and_in_every_tower():
 def test_a_layer_that_does_not_exist_says_how_many_there_are(index):
     with pytest.raises(SiteError, match=f"no layer {index}: the number of layers is 12"):
         layer_site(index, SITES)
+
+
+def test_what_is_added_to_the_stream_has_its_name_in_transformerlens_whether_a_norm_stands_before_or_not():
+    plain = ["layer_0.attn_out", "layer_0.mlp_out"]
+    sandwiched = [*plain, "layer_0.attn_write", "layer_0.mlp_write"]
+    assert expand("blocks.0.hook_attn_out", plain) == ["layer_0.attn_out"]
+    assert expand("blocks.0.hook_attn_out", sandwiched) == ["layer_0.attn_write"]
+    assert expand("blocks.0.hook_mlp_out", sandwiched) == ["layer_0.mlp_write"]
+    assert expand("attn_out.0", sandwiched) == ["layer_0.attn_out"]
+    assert expand("mlp_write.0", sandwiched) == ["layer_0.mlp_write"]
