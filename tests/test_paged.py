@@ -57,7 +57,7 @@ class Witness:
     """
 
     def __init__(self, model):
-        self.rows, self.slots, self.states, self.forked = {}, {}, {}, set()
+        self.rows, self.slots, self.states, self.forked = {}, {}, {}, {}
         self.calls = self.again = self.shared = 0
         self._block = model.get_submodule(BLOCKS.get(model.config.model_type, "model.layers.2"))
         self._model = model
@@ -67,8 +67,8 @@ class Witness:
 
         def fork(state, name):
             witness.rows[name] = dict(witness.rows[state.request_id])
-            witness.forked.add(name)
-            return witness._fork(state, name)
+            witness.forked[name] = witness._fork(state, name)
+            return witness.forked[name]
 
         RequestState.fork = fork
         self._hooks = [
@@ -106,10 +106,10 @@ class Witness:
         state = request.state
         known = self.rows.setdefault(state.request_id, {})
         begun_again = state._true_initial_tokens == len(state.initial_tokens)
-        if self.states.get(state.request_id) is not state and begun_again and state.request_id not in self.forked:
+        is_new = self.states.get(state.request_id) is not state and self.forked.get(state.request_id) is not state
+        if is_new and begun_again:
             known.clear()
         self.states[state.request_id] = state
-        self.forked.discard(state.request_id)
         first = state.position_offset - request.query_length
         if first and not known:
             self.shared += 1
