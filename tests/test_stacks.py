@@ -3,7 +3,16 @@
 import pytest
 import torch
 from torch import nn
-from transformers import AlbertConfig, AlbertModel, FunnelConfig, FunnelModel, XLMConfig, XLMModel
+from transformers import (
+    AlbertConfig,
+    AlbertModel,
+    BigBirdConfig,
+    BigBirdModel,
+    FunnelConfig,
+    FunnelModel,
+    XLMConfig,
+    XLMModel,
+)
 from zoo.outcome import build
 
 from actframe import ActivationRecorder
@@ -85,3 +94,17 @@ def test_a_model_without_blocks_asks_what_to_record():
     with pytest.raises(LayoutError, match="no list of blocks was found in Linear.*blocks='path.to.the.list'"):
         ActivationRecorder(nn.Linear(2, 2))
     assert ActivationRecorder(nn.Linear(2, 2), "module:").sites == ["module:"]
+
+
+def test_what_a_model_pads_within_itself_is_left_out():
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_hidden_layers": 2}
+    sparse = {"attention_type": "block_sparse", "block_size": 2, "num_random_blocks": 1}
+    model = BigBirdModel(BigBirdConfig(vocab_size=70, max_position_embeddings=64, **sizes, **sparse)).eval()
+    passed = []
+    model.encoder.layer[1].register_forward_hook(lambda module, args, output: passed.append(output.clone()))
+    ids = torch.randint(5, 50, (2, 17))
+    with ActivationRecorder(model, ["layer_1", "layer_1.attn_out"]) as recorder, torch.no_grad():
+        model(ids)
+    assert passed[0].shape[1] == 18
+    assert torch.equal(recorder.activations["layer_1"], passed[0][:, :17])
+    assert recorder.activations["layer_1.attn_out"].shape == (2, 17, 32)
