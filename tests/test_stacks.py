@@ -108,3 +108,25 @@ def test_what_a_model_pads_within_itself_is_left_out():
     assert passed[0].shape[1] == 18
     assert torch.equal(recorder.activations["layer_1"], passed[0][:, :17])
     assert recorder.activations["layer_1.attn_out"].shape == (2, 17, 32)
+
+
+def test_the_input_of_a_block_that_is_called_with_keywords_is_its_first_parameter_in_any_order():
+    class Block(nn.Module):
+        def forward(self, state, mask=None):
+            return state + 1
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([Block(), Block()])
+
+        def forward(self, input_ids):
+            state = input_ids[..., None].float()
+            for block in self.layers:
+                state = block(mask=torch.zeros_like(state), state=state)
+            return state
+
+    with ActivationRecorder(Model()) as recorder:
+        recorder.model(IDS)
+    for number, site in enumerate(["embeddings", "layer_0", "layer_1"]):
+        assert torch.equal(recorder.activations[site], IDS[..., None] + number)

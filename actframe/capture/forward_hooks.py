@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -126,10 +127,15 @@ def _output_hook(site: str, item: int, emit: Emit) -> Callable[..., None]:
 
 def _input_hook(site: str, emit: Emit) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None))
-        emit(site, _tensor(given, site))
+        emit(site, _tensor(args[0] if args else _first(module, kwargs), site))
 
     return hook
+
+
+def _first(module: nn.Module, kwargs: dict[str, Any]) -> Any:
+    """What a module that is called with keywords alone gets for its first parameter, in whatever order they come."""
+    names = [next(iter(inspect.signature(module.forward).parameters), ""), "hidden_states", *kwargs]
+    return next((kwargs[name] for name in names if name in kwargs), None)
 
 
 def _tensor(value: Any, site: str) -> Tensor:
