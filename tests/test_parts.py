@@ -30,6 +30,7 @@ POST_NORM = {
     "bert": "BertModel", "roberta": "RobertaModel", "electra": "ElectraModel", "distilbert": "DistilBertModel",
     "mpnet": "MPNetModel", "deberta-v2": "DebertaV2Model",
     "nomic_bert": "NomicBertModel", "xlm-roberta": "XLMRobertaModel",
+    "rf_detr": "RfDetrModel",
 }  # fmt: skip
 PARALLEL = {"gpt_neox": "GPTNeoXForCausalLM", "gptj": "GPTJForCausalLM", "phi": "PhiForCausalLM",
             "falcon": "FalconForCausalLM", "cohere": "CohereForCausalLM"}  # fmt: skip

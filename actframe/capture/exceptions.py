@@ -10,6 +10,7 @@ from actframe.capture.places import Axes
 __all__ = [
     "INNER_POSITION_FIRST",
     "NO_PATTERN",
+    "OWN_RESIDUAL",
     "POSITIONS_AMONG_MORE",
     "POSITION_FIRST",
     "SEVERAL_STACKS",
@@ -55,6 +56,12 @@ NO_PATTERN = {
     "MiniMaxLightningAttention": "its model declares a pattern, but what this attention returns is its recurrent state",
 }
 """Classes of attention that seem to give a pattern and do not: why."""
+
+OWN_RESIDUAL = {
+    "LwDetrMLP": "its forward adds what it was given, without a norm or an argument that would tell",
+    "RfDetrMLP": "as LwDetrMLP",
+}
+"""Classes of modules that add the residual stream by themselves, and do not show it: why."""
 
 STREAM_COUNTS: dict[str, Axes] = {
     "altup_num_inputs": "streams_first",

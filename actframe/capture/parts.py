@@ -10,7 +10,7 @@ from typing import get_args
 
 from torch import Tensor, nn
 
-from actframe.capture.exceptions import NO_PATTERN
+from actframe.capture.exceptions import NO_PATTERN, OWN_RESIDUAL
 from actframe.capture.places import Axes, Place
 
 __all__ = ["NOTHING", "PART_NAMES", "Axes", "Declared", "Parts", "Place", "block_parts", "child_in_role"]
@@ -60,7 +60,7 @@ _MLP = re.compile(
 _ROUTER = re.compile(r"gate|router")
 _IS_MLP = re.compile(r"MLP|MoE|FeedForward|FFN", re.IGNORECASE)
 _OWN_NORM = re.compile(r"layer_?norm(_before_\w+)?", re.IGNORECASE)
-_OWN_RESIDUAL = {"residual", "input_tensor"}
+_TAKES_RESIDUAL = {"residual", "input_tensor"}
 """Parameters of a forward that adds the residual stream by itself."""
 
 
@@ -236,7 +236,8 @@ def _writer(module: nn.Module, role: str) -> str | None:
         return "output.dense"
     if own_norm and len(inner := child_in_role(module, role)) == 1:
         return inner[0]
-    if own_norm or _OWN_RESIDUAL & set(inspect.signature(module.forward).parameters):
+    adds = type(module).__name__ in OWN_RESIDUAL or _TAKES_RESIDUAL & set(inspect.signature(module.forward).parameters)
+    if own_norm or adds:
         projections = [name for name in children if _is_projection(module.get_submodule(name))]
         return projections[-1] if projections else None
     return ""
