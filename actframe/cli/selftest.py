@@ -51,7 +51,8 @@ def _print(report: SelfTestReport) -> None:
     console.print(tables.facts_table("", dict(_facts(report))))
     for title, found in (("Checks", report.checks), ("Ways of running it", report.ways)):
         if found:
-            table = tables.new_table(title, title.lower().partition(" ")[0].rstrip("s"), "", "")
+            table = tables.new_table(title, "", "", "")
+            table.show_header = False
             for each in found:
                 said = one_line(str(each.difference or each.said))
                 table.add_row(Text(each.name), Text(each.status, _COLOURS.get(each.status, "dim")), Text(said))
@@ -81,5 +82,6 @@ def _verdict(of: SelfTestReport) -> Text:
         return Text.assemble((f"wrong: {failure.name}: ", "bold red"), one_line(str(failure.difference)))
     exact = sum(way.status == "exact" for way in of.ways)
     refused = sum(way.status == "refused" for way in of.ways)
-    ways = f"; {exact} ways of running it are exact, {refused} refused" if of.ways else ""
+    ways = f"; {exact} ways of running it are exact" if of.ways else ""
+    ways += f", {refused} refused" if refused else ""
     return Text.assemble(("recorded right", "bold green"), ways)

@@ -64,8 +64,8 @@ def check_outputs(name: str, subject: Subject, axes: Axes) -> Check:
         runs["its hidden states"] = lambda: dict(_tensors(subject.forward(batch, **asked)))
     if subject.generates:
         asked_of = subject.batch(subject.alike, subject.generation_side)
-        runs["generate, greedy"] = lambda: {"sequences": subject.generate(asked_of)}
-        runs["generate, sampling"] = lambda: {"sequences": subject.generate(asked_of, do_sample=True, top_k=0)}
+        runs["greedy generation"] = lambda: {"sequences": subject.generate(asked_of)}
+        runs["sampled generation"] = lambda: {"sequences": subject.generate(asked_of, do_sample=True, top_k=0)}
     for what, run in runs.items():
         plain, again = run(), run()
         if (found := _first_change(plain, again)) is not None:
