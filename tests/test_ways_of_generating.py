@@ -323,6 +323,20 @@ def test_drafts_are_not_recorded_whoever_makes_them(tokenizer, settings):
     judge(model, recorder.records, answers(inputs, returned))
 
 
+def test_drafts_beyond_a_sliding_window_are_not_recorded(tokenizer):
+    model = tiny_model("mistral", initializer_range=0.3, sliding_window=6)
+    inputs = encode(tokenizer, ["one two one two one"])
+    with ActivationRecorder(model, SITES) as recorder:
+        returned = model.generate(
+            **inputs,
+            max_new_tokens=12,
+            prompt_lookup_num_tokens=3,
+            logits_processor=LogitsProcessorList([_Tempted()]),
+            **GREEDY,
+        )
+    judge(model, recorder.records, answers(inputs, returned))
+
+
 def test_guidance_records_the_branch_that_has_the_prompt(model, tokenizer):
     inputs = encode(tokenizer, ["guided by this"])
     with ActivationRecorder(model, SITES) as recorder:
@@ -463,6 +477,13 @@ def test_recurrent_models_are_recorded_step_by_step(family, tokenizer):
             model(fed)
         for site in SITES:
             torch.testing.assert_close(record.activations[site], alone.activations[site][0], rtol=1e-3, atol=1e-4)
+
+
+def test_hidden_states_that_are_shifted_are_refused():
+    model = tiny_model("mamba", num_hidden_layers=2, state_size=4)
+    with pytest.raises(CaptureError, match="hidden state 0 that .* is not its embeddings"):
+        with ActivationRecorder(model, strategy="output_hidden_states"):
+            model(torch.tensor([[1, 2, 3]]))
 
 
 def test_a_recurrent_state_from_before_the_recording_is_refused(tokenizer):

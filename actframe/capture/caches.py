@@ -63,6 +63,8 @@ def _install() -> None:
     _replace("reorder_cache", _telling(Cache.reorder_cache, _reordered, others_ended=False))
     _replace("batch_select_indices", _telling(Cache.batch_select_indices, _selected, others_ended=True))
     _replace("batch_repeat_interleave", _telling(Cache.batch_repeat_interleave, _repeated, others_ended=False))
+    # A crop may give the keys new memory; rows stay where they are.
+    _replace("crop", _telling(Cache.crop, _cropped, others_ended=False))
     _replace("__deepcopy__", _deepcopy)
 
 
@@ -108,6 +110,10 @@ def _selected(count: int, indices: Any) -> list[int]:
 
 def _repeated(count: int, repeats: int) -> list[int]:
     return [row for row in range(count) for _ in range(repeats)]
+
+
+def _cropped(count: int, removed: int) -> list[int]:
+    return list(range(count))
 
 
 def _numbers(indices: Any) -> list[int]:

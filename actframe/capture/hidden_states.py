@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from actframe.capture.attached import Attached
 from actframe.capture.base import CaptureStrategy, Emit
 from actframe.capture.layout import ModelLayout, Tower
+from actframe.capture.site_hooks import hook_sites
 from actframe.errors import CaptureError
 
 __all__ = ["OutputHiddenStates"]
@@ -54,20 +55,21 @@ class OutputHiddenStates(CaptureStrategy):
     @contextmanager
     def attach(self, model: nn.Module, layout: ModelLayout, sites: Sequence[str], emit: Emit) -> Iterator[None]:
         handles: list[Any] = []
+        witnesses = ExitStack()
         try:
             for tower in layout.towers:
                 wanted = [site if site in sites else None for site in _states(tower)]
                 if any(wanted):
                     asked = _Request(wanted, emit)
                     root = model.get_submodule(tower.root)
-                    for site in filter(None, wanted):
-                        handles.append(_watch(model, layout, site, asked))
+                    witnesses.enter_context(hook_sites(model, layout, list(filter(None, wanted)), asked.see))
                     handles.append(root.register_forward_pre_hook(Attached(root, asked.ask), with_kwargs=True))
                     # Who asked last takes first, and leaves what it was not the first to ask for.
                     hook = Attached(root, asked.receive)
                     handles.append(root.register_forward_hook(hook, with_kwargs=True, prepend=True))
             yield
         finally:
+            witnesses.close()
             for handle in handles:
                 handle.remove()
 
@@ -79,11 +81,11 @@ class _Request:
         self._wanted = wanted
         self._emit = emit
         self._restore: Callable[[Any], Any] = _unchanged
-        self._seen: dict[str, Any] = {}
+        self._seen: dict[str, Tensor] = {}
 
-    def see(self, site: str, value: Any) -> None:
+    def see(self, site: str, tensor: Tensor) -> None:
         """Take in what passes by at the place of a site."""
-        self._seen[site] = value[0] if isinstance(value, tuple | list) else value
+        self._seen[site] = tensor
 
     def ask(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         config = getattr(module, "config", None)
@@ -114,28 +116,11 @@ class _Request:
         return self._restore(output)
 
 
-def _watch(model: nn.Module, layout: ModelLayout, site: str, asked: _Request) -> Any:
-    """Let a request see what passes by at the place of a site."""
-    place = layout.places[site]
-    module = model.get_submodule(place.module)
-    if place.side == "input":
-
-        def enters(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            asked.see(site, args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None)))
-
-        return module.register_forward_pre_hook(Attached(module, enters), with_kwargs=True)
-
-    def leaves(module: nn.Module, args: Any, output: Any) -> None:
-        asked.see(site, output)
-
-    return module.register_forward_hook(Attached(module, leaves))
-
-
-def _is_same(seen: Any, state: Tensor) -> bool:
+def _is_same(seen: Tensor | None, state: Tensor) -> bool:
     """Whether a state is what was seen: the same memory, as in most models, or the same numbers."""
-    if not isinstance(seen, Tensor) or seen.shape != state.shape:
-        return isinstance(seen, Tensor) and seen.data_ptr() == state.data_ptr() and seen.numel() == state.numel()
-    return seen.data_ptr() == state.data_ptr() or bool(torch.equal(seen, state))
+    if seen is None or seen.numel() != state.numel():
+        return False
+    return seen.data_ptr() == state.data_ptr() or (seen.shape == state.shape and torch.equal(seen, state))
 
 
 def _can_be_asked(module: nn.Module) -> bool:
