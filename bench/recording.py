@@ -1,6 +1,6 @@
 """What recording costs, as ratios of interleaved runs: with a recorder over without one.
 
-    python bench/recording.py [--rounds 7]
+    python bench/recording.py [--rounds 7] [--only fixed]
 
 Each round runs every variant once, in turn, so that a machine that slows down slows all of them. Printed are the
 median ratio of the rounds and their spread; nothing is asserted.
@@ -14,13 +14,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from actframe import ActivationRecorder, CaptureError, Selection
 from actframe.runs.models import load_model
@@ -138,12 +139,78 @@ def command_variants() -> dict[str, Variant]:
     }
 
 
+def tiny_model() -> Any:
+    """Thirty blocks so small that a forward pass is nearly all Python."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4}
+    return AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("llama", num_hidden_layers=30, vocab_size=260, **sizes)
+    ).eval()
+
+
+@contextmanager
+def hand_written(model: Any) -> Iterator[None]:
+    """Thirty hooks that copy, as people write them."""
+    kept: list[torch.Tensor] = []
+
+    def copy(module: Any, args: Any, output: Any) -> None:
+        if len(kept) == 30:
+            kept.clear()
+        kept.append((output[0] if isinstance(output, tuple) else output).detach().clone())
+
+    handles = [block.register_forward_hook(copy) for block in model.model.layers]
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+def fixed_cost(rounds: int) -> Table:
+    """What recording adds to a forward pass beside its copies: 1 x 8 tokens through thirty tiny blocks."""
+    model, ids = tiny_model(), torch.arange(8)[None]
+    variants: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+        "plain": nullcontext,
+        "plain again": nullcontext,
+        "thirty hooks that copy": lambda: hand_written(model),
+        "every layer": lambda: ActivationRecorder(model, "layer_*", into=Discard()),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    gc.disable()
+    for number in range(rounds + 1):
+        for name, context in variants.items():
+            with torch.no_grad(), context():
+                model(ids, use_cache=False)
+                begin = time.perf_counter()
+                for _ in range(20):
+                    model(ids, use_cache=False)
+                if number:
+                    seconds[name].append((time.perf_counter() - begin) / 20)
+        gc.collect()
+    gc.enable()
+    torch.set_num_threads(threads)
+    table = Table(title=f"Thirty tiny blocks, {rounds} interleaved rounds of 20 passes", title_justify="left")
+    for heading in ("variant", "median ms", "added ms", "of what hooks add"):
+        table.add_column(heading, justify="left" if heading == "variant" else "right")
+    added = {
+        name: statistics.median(own - base for own, base in zip(values, seconds["plain"], strict=True))
+        for name, values in seconds.items()
+    }
+    for name, values in seconds.items():
+        share = "" if name.startswith("plain") else f"{added[name] / added['thirty hooks that copy']:.2f}"
+        table.add_row(name, f"{statistics.median(values) * 1e3:.2f}", f"{added[name] * 1e3:+.2f}", share)
+    return table
+
+
 def main() -> None:
-    """Run everything and print one table."""
+    """Run everything and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--new-tokens", type=int, default=48)
+    parser.add_argument("--only", choices=["fixed"], help="only what recording adds to a pass of a tiny model")
     arguments = parser.parse_args()
+    Console().print(fixed_cost(10 * arguments.rounds))
+    if arguments.only:
+        return
 
     loaded = load_model("smollm2", device="cpu", dtype="bfloat16")
     model: Any = loaded.model

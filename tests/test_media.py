@@ -9,7 +9,7 @@ from transformers import AutoConfig
 from zoo.outcome import accepted_inputs, build, run
 
 from actframe import ActivationRecorder
-from actframe.capture.media import media_positions
+from actframe.capture.media import media_positions, placeholders
 
 
 @pytest.mark.parametrize(
@@ -28,14 +28,14 @@ from actframe.capture.media import media_positions
     ],
 )
 def test_runs_of_placeholders_are_found(config, ids, expected):
-    found = media_positions(SimpleNamespace(**config), ids)
+    found = media_positions(placeholders(SimpleNamespace(**config)), ids)
     assert found == expected
     assert list(found) == list(expected)
     assert json.loads(json.dumps(found)) == found
 
 
 def test_a_model_without_a_configuration_has_no_media():
-    assert media_positions(None, [1, 2, 3]) == {}
+    assert media_positions(placeholders(None), [1, 2, 3]) == {}
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_configurations_of_transformers_name_their_placeholders(kind, name, of):
     config = AutoConfig.for_model(kind)
     token = getattr(config, name, None)
     assert token is not None
-    assert media_positions(config, [1, token, token, 2]) == {of: [[1, 3]]}
+    assert media_positions(placeholders(config), [1, token, token, 2]) == {of: [[1, 3]]}
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def read_call(given: Mapping[str, Any]) -> Call:
     )
     ids = given.get("input_ids")
     values = ids if ids is not None else given.get("inputs_embeds")
-    if not isinstance(values, Tensor):
+    if not isinstance(values, Tensor) or values.ndim < (2 if ids is not None else 3):
         call.mask = given.get("attention_mask")
         return call
     call.rows, call.width = values.shape[:2]

@@ -54,8 +54,8 @@ def gather(kept: KeptRows, selection: Selection, choices: Sequence[Choice], *, l
     """
     found = [RowActivations(choice.positions) for choice in choices]
     if last and len(choices) == 1:
-        for site, rows in kept.give_away(len(choices[0].cells)).items():
-            found[0].tensors[site] = selection.finish(rows, site)
+        given = kept.give_away(len(choices[0].cells))
+        found[0].tensors.update(selection.finish_all(given))
     for site in kept.sites:
         for each, choice in zip(found, choices, strict=True):
             rows, present = kept.of(site, choice.cells)

@@ -6,8 +6,8 @@ import functools
 import threading
 import weakref
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
@@ -67,12 +67,12 @@ class Training:
         """What keeps the rows of a group."""
         return _TrainingRows(scratch, self) if self.keep_graph or self.gradients else KeptRows(scratch)
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self) -> AbstractContextManager[Any]:
         """How records are made, whatever mode the caller is in."""
+        if self.keep_graph:
+            return torch.enable_grad()
         # Not inference tensors, even inside inference mode: people train probes on them.
-        with torch.inference_mode(False), torch.set_grad_enabled(self.keep_graph):
-            yield
+        return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
 
     def await_gradient(self, awaited: _Awaited, tensor: Tensor) -> None:
         """Let a gradient be taken when the backward pass brings it."""

@@ -76,7 +76,7 @@ class KeptRows:
         """Copy what is kept of one tensor of a call."""
         plain = arrivals.is_whole_first and not self._attached and place.axes == "residual" and tensor.is_cpu
         if plain and (tensor.shape == self._shape or self._may_hold(tensor, call)):
-            self._whole[site] = tensor.detach().clone(memory_format=torch.contiguous_format)
+            self._whole[site] = tensor.detach().reshape(-1, tensor.shape[2]).clone()
             return
         if self._whole and not arrivals.is_whole_first:
             self._gather()
@@ -92,7 +92,7 @@ class KeptRows:
     def of(self, site: str, cells: list[int]) -> tuple[Tensor, list[int] | None]:
         """The rows of some cells, ascending, in a new tensor, and which of the cells these are; None for all."""
         if (whole := self._whole.get(site)) is not None:
-            return whole.flatten(0, 1)[cells], None
+            return whole[cells], None
         partial = self._partial.get(site)
         if partial is None:
             return self._buffers[site].take(cells), None
@@ -100,13 +100,13 @@ class KeptRows:
         return self._buffers[site].take([partial[cells[place]] for place in present]), present
 
     def give_away(self, count: int) -> dict[str, Tensor]:
-        """The tensors that are held as they are, and no more, if they are of one row and of `count` cells."""
+        """The rows that are held as they came, and no more, if they are of one sequence and of `count` cells."""
         if not self._whole or self._shape is None or self._shape[:2] != (1, count):
             return {}
-        if any(tensor.is_inference() for tensor in self._whole.values()):
+        if next(iter(self._whole.values())).is_inference():
             return {}
         whole, self._whole = self._whole, {}
-        return {site: tensor.squeeze_(0) for site, tensor in whole.items()}
+        return whole
 
     def pattern_of(self, site: str, cells: list[int], token_slots: list[int]) -> Tensor:
         """The attention pattern `(head, cells, key)` of one sequence, whose tokens fill these slots of the cache."""
@@ -151,7 +151,7 @@ class KeptRows:
     def _gather(self) -> None:
         """Put what is held as it is into buffers, which can grow."""
         for site, whole in self._whole.items():
-            self._buffers[site] = SiteBuffer(self._scratch, whole.flatten(0, 1))
+            self._buffers[site] = SiteBuffer(self._scratch, whole)
         self._whole = {}
 
     def _keep(self, site: str, flat: Tensor, there: Sequence[int] | None, call: Call, arrivals: Arrivals) -> None:

@@ -15,15 +15,32 @@ import transformers
 from actframe.capture.layout import Place
 from actframe.capture.sites import INPUT, MODULE, family
 
-__all__ = ["circumstances", "describe_places", "versions"]
+__all__ = ["Circumstances", "describe_places", "versions"]
 
 
-def circumstances(model: Any, places: Mapping[str, str]) -> dict[str, Any]:
-    """How a model computes at this moment: where its sites are, in which dtype, with which attention kernel."""
-    parameter = next(model.parameters(), None)
-    dtype = getattr(model, "dtype", parameter.dtype if parameter is not None else torch.get_default_dtype())
-    kernel = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    return {"places": dict(places), "dtype": str(dtype).removeprefix("torch."), "attn_implementation": kernel}
+class Circumstances:
+    """How a model computes at this moment: where its sites are, in which dtype, with which attention kernel.
+
+    Args:
+        model: which.
+        places: where its sites are, as `describe_places` says it.
+    """
+
+    def __init__(self, model: Any, places: Mapping[str, str]) -> None:
+        self._model = model
+        self._places = places
+        self._parameter = next(model.parameters(), None)
+        self._known: tuple[Any, dict[str, Any]] | None = None
+
+    def __call__(self) -> dict[str, Any]:
+        """The same dictionary as before, unless the model has changed."""
+        kernel = getattr(getattr(self._model, "config", None), "_attn_implementation", None)
+        now = kernel, None if self._parameter is None else self._parameter.dtype
+        if self._known is None or self._known[0] != now:
+            dtype = getattr(self._model, "dtype", now[1] or torch.get_default_dtype())
+            said = {"places": dict(self._places), "dtype": str(dtype).removeprefix("torch.")}
+            self._known = now, {**said, "attn_implementation": kernel}
+        return self._known[1]
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -20,10 +19,10 @@ from actframe.capture.given_order import Numbered, Waiting, in_given_order
 from actframe.capture.gradients import Training, TrainingOptions
 from actframe.capture.groups import Groups
 from actframe.capture.layout import ModelLayout
-from actframe.capture.media import media_positions
+from actframe.capture.media import media_positions, placeholders
 from actframe.capture.parallel import is_first_of_its_group
 from actframe.capture.passes import hook_begins, hook_ends
-from actframe.capture.receipt import circumstances, describe_places, versions
+from actframe.capture.receipt import Circumstances, describe_places, versions
 from actframe.capture.selection import Scratch, Selection, Sites
 from actframe.capture.session import Session
 from actframe.capture.watch import watch
@@ -102,7 +101,9 @@ class ActivationRecorder:
         self._layout = layout_for(self.selection, model, layout, blocks)
         self._sites = selected_places(self.selection, model, self._layout, self._strategy)
         self._places = describe_places(self._sites)
+        self._placeholders = placeholders(getattr(self._inner, "config", None))
         self._training = Training.of(model, training)
+        self._names = self._training.names(self._sites)
         self._tokenizer = tokenizer
         self._into = into
         self._records: list[Numbered] = []
@@ -115,7 +116,7 @@ class ActivationRecorder:
     @property
     def sites(self) -> list[str]:
         """The names of the sites that are recorded."""
-        return self._training.names(self._sites)
+        return list(self._names)
 
     @property
     def records(self) -> list[ActivationRecord]:
@@ -147,7 +148,7 @@ class ActivationRecorder:
     def __enter__(self) -> ActivationRecorder:
         if self._session is not None:
             raise CaptureError("this recorder is recording already; use a second recorder inside its block")
-        describe = functools.partial(circumstances, self._inner, self._places)
+        describe = Circumstances(self._inner, self._places)
         groups = Groups(self.selection, _warm.pop(self.model, None), describe, self._training.rows)
         session = Session(self._layout, self._sites, groups, self._deliver)
         refuse_compiled_inside(self.model, self._layout, self._sites)
@@ -229,11 +230,12 @@ class ActivationRecorder:
             input_ids, encoded = encoding
             found = {**encoded.tensors, **found}
             exceptions = {**dict.fromkeys(encoded.tensors, encoded.positions), **exceptions}
-        tensors = {site: found[site] for site in self.sites if site in found}
+        if list(found) != self._names:
+            found = {site: found[site] for site in self._names if site in found}
         # Tokens that were given as embeddings have no ids, and the others would stand at the wrong positions.
         whole = encoding is not None or len(input_ids) == group.prompt_length(sequence.chain)
         ids = [*input_ids, *(sequence.output_ids if encoding is None else ())]
-        media = media_positions(getattr(self._inner, "config", None), ids) if whole else {}
+        media = media_positions(self._placeholders, ids) if whole else {}
         return ActivationRecord(
             {
                 "prompt": self._decode(input_ids, keep_special=True),
@@ -247,13 +249,13 @@ class ActivationRecorder:
                 "prompt_length": group.prompt_length(sequence.chain),
                 **({"computed_before": before} if (before := group.computed_before(sequence.chain)) else {}),
                 **({"media": media} if media else {}),
-                "sites": list(tensors),
+                "sites": list(found),
                 "strategy": self._strategy.name,
                 **group.circumstances,
                 "batch_size": len(group.rows),
                 "recorded": "live",
                 **versions(),
-                "activations": tensors,
+                "activations": found,
             }
         )
 

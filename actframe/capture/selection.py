@@ -133,8 +133,6 @@ class Selection:
 
         Warns where a finite value does not fit the dtype that was asked for.
         """
-        if self.reduce is None and self.dtype is None:
-            return rows
         if self.reduce is not None and rows.shape[axis]:
             wide = rows.float() if rows.is_floating_point() and rows.element_size() < 4 else rows
             reduced = wide.mean(axis, keepdim=True) if self.reduce == "mean" else wide.amax(axis, keepdim=True)
@@ -148,6 +146,12 @@ class Selection:
                 stacklevel=2,
             )
         return rows.to(self.dtype)
+
+    def finish_all(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same for the rows of several sites."""
+        if self.reduce is None and self.dtype is None:
+            return rows
+        return {site: self.finish(own, site) for site, own in rows.items()}
 
     def as_json(self) -> dict[str, Any]:
         """The selection in JSON-safe form."""

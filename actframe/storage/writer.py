@@ -17,6 +17,8 @@ __all__ = ["BackgroundWriter", "FlushEvery", "StoreProgress"]
 FlushEvery = timedelta | int | None
 """How much a crash may cost: what was appended in so much time, or so many records; None: up to a whole shard."""
 
+_LOOK_AGAIN_SECONDS = 0.2
+"""A signal handler that writes may come between looking and waiting, and make true what would be waited for."""
 _LOWEST_PRIORITY = 19
 
 
@@ -122,7 +124,7 @@ class BackgroundWriter:
             while self._error is None and not self._closing and not self._has_room(arrival):
                 self._room_wanted = True
                 self._state.notify_all()
-                self._state.wait()
+                self._state.wait(_LOOK_AGAIN_SECONDS)
             self._raise_error()
             self._check_open()
             try:
@@ -148,7 +150,8 @@ class BackgroundWriter:
             self._error = None
             wanted = self._flush_up_to = self._committed + self._uncommitted
             self._state.notify_all()
-            self._state.wait_for(lambda: self._error is not None or self._ended or self._committed >= wanted)
+            while self._error is None and not self._ended and self._committed < wanted:
+                self._state.wait(_LOOK_AGAIN_SECONDS)
             self._raise_error()
             if self._committed < wanted:
                 self._check_open()
