@@ -29,6 +29,7 @@ LAYERS = [
         "actframe.capture.places",
         "actframe.capture.parts",
         "actframe.capture.stacks",
+        "actframe.capture.sides",
         "actframe.capture.layout",
         "actframe.capture.selection",
     },

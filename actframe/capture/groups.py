@@ -42,9 +42,11 @@ class Groups:
     def __contains__(self, group: SequenceGroup) -> bool:
         return any(each is group for each in self._growing)
 
-    def new(self) -> SequenceGroup:
-        """A group that begins now; it is not among the growing ones until it is added."""
-        return SequenceGroup(*self.beginning())
+    def new(self, within: SequenceGroup | None = None) -> SequenceGroup:
+        """A group that begins now, or with the one that it runs within; it does not grow until it is added."""
+        group = SequenceGroup(*self.beginning())
+        group.number = within.number if within is not None else group.number
+        return group
 
     def beginning(self) -> tuple[int, Selection, KeptRows, dict[str, Any]]:
         """What a group that begins now is made of."""
@@ -52,9 +54,14 @@ class Groups:
         spare, self._spare = self._spare or Scratch(), None
         return self._begun, self._selection, self._keep(spare), self._describe()
 
-    def add(self, group: SequenceGroup) -> None:
-        """Let a group grow."""
-        self._growing.append(group)
+    def add(self, group: SequenceGroup, before: SequenceGroup | None = None) -> None:
+        """Let a group grow; it comes last, or before another one."""
+        places = [number for number, each in enumerate(self._growing) if each is before]
+        self._growing.insert(places[0] if places else len(self._growing), group)
+
+    def seen_within(self, group: SequenceGroup) -> list[SequenceGroup]:
+        """What towers beside the language model saw in the forward passes of a group, and still wait with."""
+        return [each for each in self._growing if each is not group and each.number == group.number]
 
     def remove(self, group: SequenceGroup) -> None:
         """Let a group grow no longer."""

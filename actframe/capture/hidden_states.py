@@ -35,7 +35,9 @@ class OutputHiddenStates(CaptureStrategy):
     name = "output_hidden_states"
 
     def available(self, model: nn.Module, layout: ModelLayout) -> list[str]:
-        towers = [tower for tower in layout.towers if _can_be_asked(model.get_submodule(tower.root))]
+        # Towers beside the language model have their states from forwards that many models write by hand.
+        own = [tower for tower in layout.towers if tower.prefix not in layout.beside]
+        towers = [tower for tower in own if _can_be_asked(model.get_submodule(tower.root))]
         sites = {site for tower in towers for site in _states(tower) if site is not None}
         return [site for site, place in layout.places.items() if site in sites and place.axes == "residual"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +19,7 @@ from torch import nn
 from actframe.capture.declared import declared_outputs
 from actframe.capture.exceptions import POSITION_FIRST, POSITIONS_AMONG_MORE, STREAM_COUNTS
 from actframe.capture.parts import PART_NAMES, Declared, Place, block_parts
+from actframe.capture.sides import find_sides, is_side, side_root
 from actframe.capture.stacks import Role, blocks_in_order, find_stack
 
 __all__ = ["ModelLayout", "Place", "Tower", "find_layout", "nearest_config"]
@@ -29,7 +30,8 @@ class Tower:
     """One stack of blocks around one residual stream.
 
     Attributes:
-        prefix: what its site names begin with: nothing, or `"encoder."`, `"decoder."`.
+        prefix: what its site names begin with: nothing, `"encoder."`, `"decoder."`, or of a tower beside the language
+            model a word of its own, as `"vision."`.
         blocks: dotted paths of the blocks in the order of their calls; one that runs again stands here again.
         root: dotted path of the module whose forward takes this tower's ids and mask; empty for the model itself.
         span: dotted path of the module whose forward ends the tower's: the head of a decoder comes after its root.
@@ -58,6 +60,16 @@ class ModelLayout:
     towers: tuple[Tower, ...] = ()
     places: Mapping[str, Place] = field(default_factory=lambda: MappingProxyType({}))
     refused: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def beside(self) -> frozenset[str]:
+        """The prefixes of towers beside the language model, whose sequences are records of their own."""
+        return frozenset(tower.prefix for tower in self.towers[:-1] if is_side(tower.prefix))
+
+    def followed(self, selected: Set[str]) -> tuple[Tower, ...]:
+        """The towers whose forward passes sites of some towers need: the language model's, unless all are beside it."""
+        left_out = {tower.prefix for tower in self.towers} - self.beside if selected <= self.beside else self.beside
+        return tuple(tower for tower in self.towers if tower.prefix in selected or tower.prefix not in left_out)
 
 
 def find_layout(model: nn.Module, stacks: Mapping[str, str] | None = None) -> ModelLayout:
@@ -89,7 +101,15 @@ def _find_towers(model: nn.Module) -> list[Tower]:
         if stack := find_stack(model, scope, path, role, alone=len(scopes) == 1):
             root = path if len(scopes) > 1 else _root(model, stack)
             towers.append(_describe_tower(model, prefix, root, path, stack))
-    return towers
+    sides = find_sides(model, [block for tower in towers for block in tower.blocks]) if towers else {}
+    return [*(_describe_side(model, prefix, stack) for prefix, stack in sides.items()), *towers]
+
+
+def _describe_side(model: nn.Module, prefix: str, stack: str) -> Tower:
+    root = side_root(model, stack)
+    tower = _describe_tower(model, prefix, root, root, stack)
+    # A norm outside of what holds the blocks often takes the pooled state alone, as in CLIP; nothing tells.
+    return tower if tower.norm_in_stack else replace(tower, final_norm=None)
 
 
 def _towers_by_hand(model: nn.Module, stacks: Mapping[str, str]) -> list[Tower]:
@@ -98,24 +118,15 @@ def _towers_by_hand(model: nn.Module, stacks: Mapping[str, str]) -> list[Tower]:
     towers = []
     for prefix, stack in sorted(stacks.items(), key=lambda item: item[0] in ("", "decoder.")):
         scope = known.get(prefix, "") if len(known) > 1 else ""
-        if prefix not in ("", "encoder.", "decoder."):
-            root = scope = _side_root(model, stack)
-        elif scope and stack.startswith(f"{scope}."):
+        if is_side(prefix):
+            towers.append(_describe_side(model, prefix, stack))
+            continue
+        if scope and stack.startswith(f"{scope}."):
             root = scope
         else:
             root, scope = _root(model, stack), ""
         towers.append(_describe_tower(model, prefix, root, scope, stack))
     return towers
-
-
-def _side_root(model: nn.Module, stack: str) -> str:
-    """The outermost module around the blocks of a tower beside the language model: it takes no ids, but pixels, say."""
-    for path in reversed(list(_upwards(stack.rpartition(".")[0], ""))):
-        module = model.get_submodule(path)
-        takes_ids = {"input_ids", "inputs_embeds"} & set(inspect.signature(module.forward).parameters)
-        if not takes_ids and not isinstance(module, nn.ModuleList | nn.ModuleDict):
-            return path
-    return ""
 
 
 def _scopes(model: nn.Module) -> dict[str, nn.Module]:

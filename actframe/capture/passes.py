@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from actframe.capture.attached import Attached
-from actframe.capture.layout import ModelLayout, Tower
+from actframe.capture.layout import Tower
 from actframe.capture.session import Session
 
 __all__ = ["hook_begins", "hook_ends"]
@@ -21,9 +21,9 @@ _FRAMES = "_get_feature_vector_attention_mask"
 """What transformers' models of sound call the method that tells which frames are padding."""
 
 
-def hook_begins(model: nn.Module, layout: ModelLayout, session: Session, stack: ExitStack) -> None:
-    """Tell the session when each tower's forward begins, with the arguments that it gets."""
-    for tower in _towers(layout):
+def hook_begins(model: nn.Module, session: Session, stack: ExitStack) -> None:
+    """Tell the session when the forward of each tower that it follows begins, with the arguments that it gets."""
+    for tower in session.towers:
         module = model.get_submodule(tower.root)
         hook = Attached(module, _Begins(tower.prefix, session), whole=True)
         stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
@@ -65,9 +65,9 @@ def _frames(module: Any, mask: Tensor, width: int) -> Tensor:
     return frames
 
 
-def hook_ends(model: nn.Module, layout: ModelLayout, session: Session, stack: ExitStack) -> None:
-    """Tell the session when each tower's forward is over, after the strategy has seen its output."""
-    for tower in _towers(layout):
+def hook_ends(model: nn.Module, session: Session, stack: ExitStack) -> None:
+    """Tell the session when each such tower's forward is over, after the strategy has seen its output."""
+    for tower in session.towers:
         ends = _Ends(tower, session)
         span = model.get_submodule(tower.span)
         if tower.span != tower.root:
@@ -100,7 +100,3 @@ class _Ends:
     def clean_up(self, module: nn.Module, args: Any, output: Any) -> None:
         self._in_span = False
         self._session.abort(self._prefix)
-
-
-def _towers(layout: ModelLayout) -> tuple[Tower, ...]:
-    return layout.towers or (Tower("", ()),)

@@ -156,9 +156,9 @@ class ActivationRecorder:
             stack.callback(self._training.let_go)
             stack.enter_context(watch(self._inner, session))
             stack.enter_context(in_given_order(self.model, self._waiting, session.close))
-            hook_begins(self.model, self._layout, session, stack)
+            hook_begins(self.model, session, stack)
             stack.enter_context(self._strategy.attach(self.model, self._layout, list(self._sites), session.emit))
-            hook_ends(self.model, self._layout, session, stack)
+            hook_ends(self.model, session, stack)
             stack.callback(session.packed.halt)
             self._stack = stack.pop_all()
         self._session = session

@@ -33,8 +33,8 @@ class Selection:
     """Which sites, which positions, and as what.
 
     Attributes:
-        sites: None for embeddings and all layers; a layer number (negative: from the end), a site name or pattern, or
-            a list of these.
+        sites: None for embeddings and all layers of the language model; the number of one of its layers (negative:
+            from the end), a site name or pattern, or a list of these.
         positions: `"all"`, `"prompt"`, `"response"`, `"last_prompt"`, `"last"`, a slice, or a list of positions.
             Negative numbers count from the end of the finished sequence; positions that a sequence does not have are
             left out, as slicing does, and the record's `positions` say which there are.
@@ -74,7 +74,7 @@ class Selection:
             SiteError: a layer or site that the model does not have, or cannot give.
         """
         if self.sites is None:
-            stream = [s for s in known if site_names.LAYER.fullmatch(s) or s.rpartition(".")[2] == "embeddings"]
+            stream = site_names.of_main_towers(known)
             return _takeable(stream or site_names.expand("layer_*", known), refusal)
         found: set[str] = set()
         for site in [self.sites] if isinstance(self.sites, str | int) else self.sites:

@@ -15,7 +15,7 @@ from actframe.capture.calls import Call, fit_shape, own_cache, read_call
 from actframe.capture.encodings import Encodings
 from actframe.capture.generation import Generation
 from actframe.capture.groups import Groups
-from actframe.capture.layout import ModelLayout
+from actframe.capture.layout import ModelLayout, Tower
 from actframe.capture.outside import check_outside, is_backward
 from actframe.capture.packed import PackedRuns
 from actframe.capture.parts import Place
@@ -51,7 +51,9 @@ class Session:
         packed: those of continuous batching.
         thread: the one that began the recording.
         records_this_thread: whether what the running thread does is recorded here.
-        main: prefix of the tower whose sequences are recorded; those of others belong to them.
+        main: prefix of the tower whose sequences are recorded; those of an encoder belong to them.
+        towers: whose forward passes are followed: those of the language model, and those beside it with a selected
+            site. Where such alone are selected, the language model is not.
         fired: the sites that were emitted.
         towers_run: the towers that ran.
         forwards: how many forward passes there were.
@@ -64,11 +66,11 @@ class Session:
         groups: Groups,
         deliver: Deliver,
     ) -> None:
-        prefixes = [tower.prefix for tower in layout.towers]
         self.groups = groups
         self.thread = get_ident()
         self.records_this_thread: Callable[[], bool] = _always
-        self.main = prefixes[-1] if prefixes else ""
+        self.main = layout.towers[-1].prefix if layout.towers else ""
+        self.towers = layout.followed({place.tower for place in places.values()}) or (Tower("", ()),)
         self.fired: set[str] = set()
         self.towers_run: set[str] = set()
         self.forwards = 0
@@ -77,7 +79,8 @@ class Session:
         for site, place in places.items():
             if not site.startswith(MODULE):
                 self._required.setdefault(place.tower, []).append(site)
-        self._needs_encoder = any(place.tower != self.main for place in places.values())
+        self._beside = layout.beside
+        self._needs_encoder = any(place.tower not in {self.main, *self._beside} for place in places.values())
         self._deliver = deliver
         self._encodings = Encodings()
         self.packed = PackedRuns(groups, places, deliver)
@@ -146,7 +149,9 @@ class Session:
             )
         group.has_holes |= bool(missing)
         group.commit(call.cache if call.cache is not None else _cache_of(output))
-        if tower != self.main:
+        if tower in self._beside:
+            self.groups.add(group, before=self._around())
+        elif tower != self.main:
             self._encodings.add(group, output)
 
     def abort(self, tower: str) -> None:
@@ -156,11 +161,16 @@ class Session:
             given_up = running.pop(tower)
             self.fired |= given_up.call.fired
             self._drop(given_up.group)
+            if tower == self.main:
+                for group in self.groups.seen_within(given_up.group):
+                    self._drop(group)
 
     # Sequences: a call starts some, continues their cache, or recomputes them.
 
     def _group_of(self, call: Call, tower: str) -> SequenceGroup:
         self._close_what_is_over(call)
+        if tower in self._beside:
+            return self.groups.new(within=self._around())
         if tower != self.main:
             return self.groups.new()
         if call.start != 0:
@@ -182,6 +192,11 @@ class Session:
             )
         self.groups.add(group)
         return group
+
+    def _around(self) -> SequenceGroup | None:
+        """The sequences of the language model in whose forward pass a tower beside it runs."""
+        opened = self._open.get(get_ident(), {}).get(self.main)
+        return opened.group if opened is not None else None
 
     def _is_draft(self) -> bool:
         return self._generation is not None and self._generation.depth > 0
@@ -219,8 +234,12 @@ class Session:
         assert self._generation is not None
         generation, self._generation = self._generation, None
         self._encodings.let_go()
+        if all(tower.prefix != self.main for tower in self.towers):
+            return
         kept: set[int] = set()
         try:
+            for seen in [each for group in generation.groups for each in self.groups.seen_within(group)]:
+                self._close(seen)
             sequences = generation.finish(result)
             for sequence in sequences:
                 # A cache that somebody still holds may be continued, as in a conversation of several turns.
@@ -257,7 +276,7 @@ class Session:
     def _close_what_is_over(self, call: Call) -> None:
         """Deliver the sequences that no call can continue, now that another one begins."""
         within = list(self._generation.groups) if self._generation is not None else []
-        # A tower that looks at images runs within the forward pass of the language model.
+        # A tower beside the language model runs within the forward pass of the language model.
         within += [opened.group for running in self._open.values() for opened in running.values()]
         for group in self.groups:
             if group not in within and (group.is_over() or (call.start == 0 and group.owns(call.cache))):

@@ -11,12 +11,14 @@ __all__ = [
     "GRADIENT",
     "INPUT",
     "LAYER",
+    "MAIN_TOWERS",
     "MODULE",
     "canonical",
     "expand",
     "family",
     "layer_count",
     "layer_site",
+    "of_main_towers",
     "summarise",
 ]
 
@@ -27,6 +29,9 @@ GRADIENT = "@grad"
 
 LAYER = re.compile(r"(?P<tower>(?:\w+\.)?)layer_(?P<index>\d+)")
 """A residual stream after a block, with the tower it is in."""
+
+MAIN_TOWERS = ("", "encoder.", "decoder.")
+"""What the site names of a language model begin with; others are those of towers beside it, for images, say."""
 
 _NUMBERED = re.compile(r"(?<!\w)layer_(\d+)(?!\w)")
 
@@ -97,23 +102,32 @@ def expand(pattern: str, available: Sequence[str]) -> list[str]:
 
 
 def layer_site(index: int, available: Iterable[str]) -> list[str]:
-    """The residual streams after block `index` (negative: from the end), one for each tower.
+    """The residual streams after block `index` (negative: from the end), one for each tower of the language model.
 
     Raises:
         SiteError: no tower has so many blocks; the message says how many there are.
     """
     found = []
-    for tower, count in layer_count(available).items():
+    counted = layer_count(of_main_towers(available))
+    for tower, count in counted.items():
         if -count <= index < count:
             found.append(f"{tower}layer_{index % count}")
     if not found:
-        counts = ", ".join(
-            f"{tower.rstrip('.') + ': ' if tower else ''}{n}" for tower, n in layer_count(available).items()
-        )
+        counts = ", ".join(f"{tower.rstrip('.') + ': ' if tower else ''}{n}" for tower, n in counted.items())
         raise SiteError(
             f"no layer {index}: the number of layers is {counts or 0}; they count from 0, or from -1 backwards"
         )
     return found
+
+
+def of_main_towers(available: Iterable[str]) -> list[str]:
+    """Of residual streams, those of the language model; all of them where there are no such.
+
+    >>> of_main_towers(["vision.layer_0", "layer_0"]), of_main_towers(["vision.layer_0"])
+    (['layer_0'], ['vision.layer_0'])
+    """
+    streams = [site for site in available if LAYER.fullmatch(site) or site.rpartition(".")[2] == "embeddings"]
+    return [site for site in streams if site[: site.rfind(".") + 1] in MAIN_TOWERS] or streams
 
 
 def layer_count(available: Iterable[str]) -> dict[str, int]:

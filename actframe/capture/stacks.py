@@ -11,7 +11,7 @@ from torch import nn
 from actframe.capture.exceptions import SEVERAL_STACKS
 from actframe.errors import LayoutError
 
-__all__ = ["Role", "blocks_in_order", "find_stack"]
+__all__ = ["Role", "blocks_in_order", "find_stack", "is_block"]
 
 Role = Literal["encoder", "decoder"]
 """Which of two stacks; a model that has one is a decoder here."""
@@ -38,7 +38,7 @@ def find_stack(model: nn.Module, scope: nn.Module, scope_path: str, role: Role, 
     prefix = f"{scope_path}." if scope_path else ""
     count = _block_count(model, role)
     rules: list[Callable[[str], bool]] = [
-        lambda path: all(_is_block(child) for child in lists[path].children()),
+        lambda path: all(is_block(child) for child in lists[path].children()),
         lambda path: path.startswith(prefix),
         lambda path: _STACK_NAME.search(path) is not None,
         lambda path: len(lists[path]) == count,
@@ -114,7 +114,8 @@ def _lists(model: nn.Module, kind: type[nn.Module]) -> dict[str, Any]:
     }
 
 
-def _is_block(module: nn.Module) -> bool:
+def is_block(module: nn.Module) -> bool:
+    """Whether a module is what transformers checkpoints: a whole block."""
     return any(kind.__name__ == "GradientCheckpointingLayer" for kind in type(module).__mro__)
 
 

@@ -73,8 +73,10 @@ def _print_sites(name: str, model: Any, layout: Any, strategy: str, *, as_json: 
     if as_json:
         print_json({"model": name, "strategy": strategy, "sites": shapes, "refused": refused})
         return
-    rows = [(each["site"], _shape(each, layout), each["dtype"], None) for each in shapes]
+    rows = [(each["site"], _shape(each, layout), each["dtype"] or "", None) for each in shapes]
     caption = "Any other module: 'module:<dotted path>', or 'module:<dotted path>@input' for what enters it."
+    if layout.beside:
+        caption += " Shapes are those for text; a tower beside the language model does not run on it."
     title = f"{len(rows)} sites of {one_line(name)}, strategy '{strategy}'"
     console = stdout()
     console.print(tables.sites_table(title, rows, caption if strategy == "hooks" else None))
@@ -108,9 +110,11 @@ def plugins(as_json: AsJson = False) -> None:
 
 
 def _shape(site: dict[str, Any], layout: Any) -> str:
-    """The shape in words, with the axis named that a plain residual stream does not have."""
+    """The shape in words, with the axis named that a plain residual stream does not have; nothing where unknown."""
     from actframe.capture.outline import axis_names
 
+    if site["shape"] is None:
+        return ""
     names = axis_names(site["site"], layout.places[site["site"]])
     sizes = [
         f"{size} streams" if name == "stream" else str(size) for name, size in zip(names, site["shape"], strict=False)
@@ -140,7 +144,10 @@ def _error(plugin: Plugin) -> str:
 
 
 def _probe(model: Any, layout: Any, sites: list[str], strategy: str) -> list[dict[str, Any]]:
-    """Run the model on a few tokens, because only a forward pass knows every shape."""
+    """Run the model on a few tokens, because only a forward pass knows every shape.
+
+    Towers that see no tokens do not run, so that the shapes of their sites are not known.
+    """
     import torch
 
     from actframe.capture.recorder import ActivationRecorder
@@ -149,13 +156,17 @@ def _probe(model: Any, layout: Any, sites: list[str], strategy: str) -> list[dic
     inputs = {"input_ids": ids}
     if getattr(model.config, "is_encoder_decoder", False):
         inputs["decoder_input_ids"] = ids
-    with torch.no_grad(), ActivationRecorder(model, list(sites), strategy=strategy, layout=layout) as recorder:
+    fed = [site for site in sites if layout.places[site].tower not in layout.beside]
+    with torch.no_grad(), ActivationRecorder(model, fed, strategy=strategy, layout=layout) as recorder:
         model(**inputs)
     tensors = recorder.records[0].activations
-    return [
-        {"site": site, "shape": _axes(site, tensors[site]), "dtype": str(tensors[site].dtype).removeprefix("torch.")}
-        for site in sites
-    ]
+    return [_shaped(site, tensors.get(site)) for site in sites]
+
+
+def _shaped(site: str, tensor: Any) -> dict[str, Any]:
+    if tensor is None:
+        return {"site": site, "shape": None, "dtype": None}
+    return {"site": site, "shape": _axes(site, tensor), "dtype": str(tensor.dtype).removeprefix("torch.")}
 
 
 def _axes(site: str, tensor: Any) -> list[int | str]:

@@ -52,7 +52,9 @@ class Subject:
         self.model: Any = loaded.model
         self.strategy = strategy
         self.layout = layout_of(self.model)
-        self.sites = available_sites(self.model, strategy)
+        beside = self.layout.beside  # Prompts are of text, and so towers beside the language model never run.
+        sites = available_sites(self.model, strategy)
+        self.sites = [site for site in sites if self.layout.places[site].tower not in beside]
         self.untouched: dict[str, Tensor] = {}
         self._given = dict(inputs) if inputs is not None else None
         self._takes = set(inspect.signature(self.model.forward).parameters)
