@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from actframe.errors import SiteError, nearest
 
@@ -18,6 +18,7 @@ __all__ = [
     "family",
     "layer_count",
     "layer_site",
+    "narrow_places",
     "of_main_towers",
     "summarise",
 ]
@@ -147,6 +148,16 @@ def family(site: str) -> tuple[str, str | None]:
     """
     found = _NUMBERED.search(site)
     return (site, None) if found is None else (f"{site[: found.start(1)]}{{i}}{site[found.end(1) :]}", found[1])
+
+
+def narrow_places(places: Mapping[str, str], sites: Iterable[str]) -> dict[str, str]:
+    """Of what a record says of the places of its sites, what speaks of some of them.
+
+    >>> narrow_places({"embeddings": "h.0@input", "layer_{i}": "h.{i}", "layer_2": "last"}, ["layer_0", "layer_1"])
+    {'layer_{i}': 'h.{i}'}
+    """
+    named = {name for site in sites for name in (site, family(site)[0])}
+    return {name: path for name, path in places.items() if name in named}
 
 
 def summarise(available: Sequence[str]) -> str:

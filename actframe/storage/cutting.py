@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from actframe.capture.selection import Selection, count_overflows
-from actframe.capture.sites import GRADIENT, summarise
+from actframe.capture.sites import GRADIENT, narrow_places, summarise
 from actframe.errors import SelectionError
 from actframe.records.bundle import Bundle, LazyTensors
 from actframe.records.columns import LINES, Ints, ShardColumns
@@ -277,8 +277,10 @@ class CutShard:
     def _say(self, entry: Record, wanted: set[str]) -> dict[str, Any]:
         """What a record says of itself after the cut."""
         said = dict(entry)
-        if isinstance(said.get("sites"), list):
-            said["sites"] = [site for site in said["sites"] if site in wanted]
+        if isinstance(sites := said.get("sites"), list):
+            said["sites"] = [site for site in sites if site in wanted]
+        if isinstance(places := said.get("places"), dict):
+            said["places"] = narrow_places(places, wanted)
         places = {site: at for site, at in (said.get("site_positions") or {}).items() if site in wanted}
         if self._cut.positions != "all":
             cut = {site: [at[place] for place in self._kept(at, entry)] for site, at in places.items()}
@@ -291,10 +293,7 @@ class CutShard:
 
 
 def warn_of_overflows(overflows: Mapping[str, int], cut: Cut) -> None:
-    """Warn of values that did not fit the dtype of a cut: by site, how many there were.
-
-    The warning names whoever called the function that calls this.
-    """
+    """Warn of values that did not fit the dtype of a cut, by site; it names the caller of who calls this."""
     if overflows:
         warnings.warn(
             f"{sum(overflows.values())} values of {summarise(list(overflows))} do not fit {cut.dtype} and became "

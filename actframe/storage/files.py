@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from actframe.capture.sites import canonical, expand, layer_site, summarise
+from actframe.capture.sites import canonical, expand, layer_site, narrow_places, summarise
 from actframe.errors import FormatError, SiteError, StorageError, nearest
 from actframe.records.bundle import Bundle, LazyTensors
 from actframe.records.packing import json_safe, pack, unpack
@@ -169,6 +169,8 @@ def _narrowed(record: ActivationRecord) -> ActivationRecord:
     changes: dict[str, Any] = {}
     if "sites" in record:
         changes["sites"] = list(record.activations)
+    if isinstance(record.get("places"), dict):
+        changes["places"] = narrow_places(record["places"], record.activations)
     if isinstance(record.get("site_positions"), dict):
         changes["site_positions"] = {
             site: positions for site, positions in record["site_positions"].items() if site in record.activations
