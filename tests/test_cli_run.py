@@ -97,7 +97,7 @@ def test_shards_are_as_large_as_the_flag_says(quick, tmp_path):
 
 
 @pytest.mark.parametrize("layout", [[], ["--layout", "files"]])
-@pytest.mark.parametrize("capture", [[], ["--capture-activations"]])
+@pytest.mark.parametrize("capture", [[], pytest.param(["--capture-activations"], marks=pytest.mark.slow)])
 def test_the_commands_to_go_on_with_work_when_they_are_pasted(capture, layout, quick):
     result = actframe(*quick, *capture, *layout)
     lines = result.stdout.partition("Go on with\n")[2].splitlines()

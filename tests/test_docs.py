@@ -42,7 +42,14 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page, folder_of, monkeypat
     exec(compile(source, page.name, "exec", dont_inherit=True), {"__name__": "__main__"})
 
 
-@pytest.mark.parametrize("page", with_page_names(p for p in PAGES if p.name in ("README.md", "quickstart.md")))
+@pytest.mark.parametrize(
+    "page",
+    [
+        # Its self-test of smollm2 alone takes a minute.
+        pytest.param(ROOT / "README.md", id="README.md", marks=pytest.mark.slow),
+        pytest.param(ROOT / "docs/quickstart.md", id="quickstart.md"),
+    ],
+)
 def test_the_commands_of_a_page_run_beside_its_python(page, folder_of):
     text = page.read_text()
     commands = [*INDENTED.findall(text), *"".join(CONSOLE.findall(text)).splitlines()]

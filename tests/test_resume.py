@@ -64,7 +64,7 @@ def committed(out):
     return sum(path.read_bytes().count(b"\n") for path in out.glob("ledger/*.jsonl"))
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("end", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_run_that_is_asked_to_end_writes_what_is_finished_and_says_how_to_go_on(end, command, whole, tmp_path):
     out = tmp_path / "out"
     process = start(command, out)

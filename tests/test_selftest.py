@@ -324,6 +324,7 @@ def test_the_command_prints_checks_and_ways(named):
         assert said in result.stdout
 
 
+@pytest.mark.slow
 def test_the_command_fails_with_the_first_difference(named, plant):
     class Shifted(Faulty):
         def spoil(self, site, tensor):
