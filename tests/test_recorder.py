@@ -268,6 +268,53 @@ def test_a_loop_that_calls_the_model_by_hand_is_one_sequence(tiny_llama):
         assert torch.equal(by_hand.activations[site], by_generate.activations[site])
 
 
+POSITIONS = [
+    ("all", range),
+    ("prompt", lambda length: range(3)),
+    ("response", lambda length: range(3, length)),
+    ("last_prompt", lambda length: [2]),
+    ("last", lambda length: [length - 1]),
+    (slice(1), lambda length: [0]),
+    (slice(3, None), lambda length: range(3, length)),
+    (slice(-1, None), lambda length: [length - 1]),
+    (slice(4, 6), lambda length: range(4, min(length, 6))),
+    ([0, 4], lambda length: [position for position in (0, 4) if position < length]),
+    ([3], lambda length: [3] if length > 3 else []),
+    ([-1], lambda length: [length - 1]),
+]
+"""What each form of positions means of a prompt of three and what follows it."""
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("widths", [(3,), (3, 1), (3, 2), (3, 1, 1), (3, 2, 1)], ids=str)
+@pytest.mark.parametrize(("positions", "meant"), POSITIONS, ids=[str(positions) for positions, _ in POSITIONS])
+def test_a_loop_by_hand_keeps_what_the_selection_means_however_little_of_each_call(
+    positions, meant, widths, rows, tiny_llama
+):
+    model, _ = tiny_llama
+    cache = DynamicCache(config=model.config)
+    ids = torch.arange(rows * sum(widths)).reshape(rows, -1)
+    with HandHooks(model) as hand, ActivationRecorder(model, Selection([0, 2], positions)) as recorder:
+        for step in ids.split(widths, dim=1):
+            model(step, past_key_values=cache)
+    wanted = list(meant(sum(widths)))
+    assert len(recorder.records) == rows
+    for row, record in enumerate(recorder.records):
+        assert record.positions == wanted
+        for site, tensor in record.activations.items():
+            assert torch.equal(tensor, torch.cat(hand.calls[site], dim=1)[row, wanted]), site
+
+
+def test_a_first_call_of_padding_alone_leaves_the_next_one_whole(tiny_llama):
+    model, _ = tiny_llama
+    cache = DynamicCache(config=model.config)
+    with HandHooks(model) as hand, ActivationRecorder(model, 1) as recorder:
+        model(torch.tensor([[258, 258]]), attention_mask=torch.tensor([[0, 0]]), past_key_values=cache)
+        model(torch.tensor([[1, 2, 3]]), attention_mask=torch.tensor([[0, 0, 1, 1, 1]]), past_key_values=cache)
+    (record,) = recorder.records
+    assert torch.equal(record.activations["layer_1"], hand.calls["layer_1"][1][0])
+
+
 def test_several_calls_give_several_records_in_order(tiny_llama):
     model, tokenizer = tiny_llama
     with ActivationRecorder(model, 0, tokenizer=tokenizer) as recorder:

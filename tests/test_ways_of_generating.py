@@ -197,6 +197,31 @@ def test_rows_that_a_loop_takes_out_when_they_have_ended_are_records_too(model):
     judge(model, recorder.records, [([5, 6], [1, 5]), ([7, 8], [2]), ([9, 10], [3, 4])], by_hand=True)
 
 
+MOVES = {
+    "crop": ({"tokens_to_remove": -1}, [([5, 6], [10]), ([7, 8], [11])]),
+    "reorder_cache": ({"beam_idx": torch.tensor([1, 0])}, [([5, 6], [1, 11]), ([7, 8], [2, 10])]),
+    "batch_select_indices": ({"indices": torch.tensor([1])}, [([5, 6], [1]), ([7, 8], [2, 10])]),
+    "batch_repeat_interleave": (
+        {"repeats": 2},
+        [([5, 6], [1, 10]), ([5, 6], [1, 11]), ([7, 8], [2, 12]), ([7, 8], [2, 13])],
+    ),
+}
+
+
+@pytest.mark.parametrize("by_keyword", [False, True])
+@pytest.mark.parametrize("method", MOVES)
+def test_a_loop_may_name_the_argument_of_what_it_asks_of_a_cache(model, method, by_keyword):
+    given, expected = MOVES[method]
+    with ActivationRecorder(model, SITES) as recorder:
+        cache = DynamicCache(config=model.config)
+        model(torch.tensor([[5, 6], [7, 8]]), past_key_values=cache)
+        model(torch.tensor([[1], [2]]), past_key_values=cache)
+        getattr(cache, method)(**given) if by_keyword else getattr(cache, method)(*given.values())
+        rows = cache.layers[0].keys.shape[0]
+        model(torch.arange(10, 10 + rows)[:, None], past_key_values=cache)
+    judge(model, recorder.records, expected, by_hand=True)
+
+
 def test_rows_moved_behind_the_recorders_back_are_refused(model):
     with pytest.raises(CaptureError, match="moved since its last forward pass"), ActivationRecorder(model, 0):
         cache = model(torch.tensor([[1, 2], [3, 4]])).past_key_values

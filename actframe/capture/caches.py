@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import copy
 import functools
-import threading
+import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
+
+from actframe.capture.listeners import Listeners, Telling
 
 __all__ = ["CacheListener", "observe_caches"]
 
@@ -37,53 +39,36 @@ class CacheListener(Protocol):
         """A cache was deep-copied: two of them now go on from the same columns."""
 
 
-_listeners: list[CacheListener] = []
-_lock = threading.Lock()
-_restore: list[Callable[[], None]] = []
-
-
-@contextmanager
-def observe_caches(listener: CacheListener) -> Iterator[None]:
+def observe_caches(listener: CacheListener) -> AbstractContextManager[None]:
     """Tell a listener what happens to caches while the block runs."""
-    with _lock:
-        if not _listeners:
-            _install()
-        _listeners.append(listener)
-    try:
-        yield
-    finally:
-        with _lock:
-            _listeners.remove(listener)
-            if not _listeners:
-                while _restore:
-                    _restore.pop()()
+    return _listeners.joined_by(listener)
 
 
-def _install() -> None:
-    _replace("reorder_cache", _telling(Cache.reorder_cache, _reordered, others_ended=False))
-    _replace("batch_select_indices", _telling(Cache.batch_select_indices, _selected, others_ended=True))
-    _replace("batch_repeat_interleave", _telling(Cache.batch_repeat_interleave, _repeated, others_ended=False))
+def _methods() -> Iterator[Telling]:
+    yield Cache, "reorder_cache", _telling(Cache.reorder_cache, _reordered, others_ended=False)
+    yield Cache, "batch_select_indices", _telling(Cache.batch_select_indices, _selected, others_ended=True)
+    yield Cache, "batch_repeat_interleave", _telling(Cache.batch_repeat_interleave, _repeated, others_ended=False)
     # A crop may give the keys new memory; rows stay where they are.
-    _replace("crop", _telling(Cache.crop, _cropped, others_ended=False))
-    _replace("__deepcopy__", _deepcopy)
+    yield Cache, "crop", _telling(Cache.crop, _cropped, others_ended=False)
+    yield Cache, "__deepcopy__", _deepcopy
 
 
-def _replace(name: str, function: Callable[..., Any]) -> None:
-    before = vars(Cache).get(name)
-    setattr(Cache, name, function)
-    _restore.append(
-        functools.partial(setattr, Cache, name, before) if before else functools.partial(delattr, Cache, name)
-    )
+_listeners: Listeners[CacheListener] = Listeners(_methods)
 
 
 def _telling(
-    original: Callable[..., None], rows_of: Callable[[int, Any], list[int]], *, others_ended: bool
-) -> Callable[..., None]:
+    original: Callable[..., Any], rows_of: Callable[[int, Any], list[int]], *, others_ended: bool
+) -> Callable[..., Any]:
+    signature = inspect.signature(original)
+
     @functools.wraps(original)
-    def method(self: Cache, argument: Any) -> None:
-        original(self, argument)
-        for listener in list(_listeners):
-            listener.rows_moved(self, lambda count: rows_of(count, argument), others_ended=others_ended)
+    def method(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        # Releases of transformers give the one parameter beside the cache other names.
+        cache, argument = list(signature.bind(*args, **kwargs).arguments.values())[:2]
+        for listener in _listeners:
+            listener.rows_moved(cache, lambda count: rows_of(count, argument), others_ended=others_ended)
+        return result
 
     return method
 
@@ -93,7 +78,7 @@ def _deepcopy(self: Cache, memo: dict[int, Any]) -> Cache:
     memo[id(self)] = copied
     for name, value in vars(self).items():
         vars(copied)[name] = copy.deepcopy(value, memo)
-    for listener in list(_listeners):
+    for listener in _listeners:
         listener.cache_copied(self, copied)
     return copied
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import functools
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
+
+from actframe.capture.listeners import Listeners, Telling
 
 __all__ = ["ManagerListener", "observe_managers"]
 
@@ -33,43 +34,31 @@ class ManagerListener(Protocol):
 
 
 _API = "transformers.generation.continuous_batching.continuous_api"
-_listeners: list[ManagerListener] = []
-_lock = threading.Lock()
-_restore: list[Callable[[], None]] = []
 
 
-@contextmanager
-def observe_managers(listener: ManagerListener) -> Iterator[None]:
+def observe_managers(listener: ManagerListener) -> AbstractContextManager[None]:
     """Tell a listener of every manager while the block runs."""
-    with _lock:
-        if not _listeners:
-            _install()
-        _listeners.append(listener)
-    try:
-        yield
-    finally:
-        with _lock:
-            _listeners.remove(listener)
-            if not _listeners:
-                while _restore:
-                    _restore.pop()()
+    return _listeners.joined_by(listener)
 
 
-def _install() -> None:
+def _methods() -> Iterator[Telling]:
     # A model that can generate has loaded it.
     api = sys.modules.get(_API)
     if api is None:
         return
-    _replace(api.ContinuousMixin, "init_continuous_batching", _beginning)
-    _replace(api.ContinuousBatchingManager, "start", _starting)
-    _replace(api.ContinuousBatchingManager, "stop", _stopping)
-    _replace(api.ContinuousBatchingManager, "add_request", _naming_one)
-    _replace(api.ContinuousBatchingManager, "add_requests", _naming)
-    _replace(api.OutputRouter, "deliver", _delivering)
-    _replace(api.OutputRouter, "deliver_batch", _delivering_many)
+    yield from _around(api.ContinuousMixin, "init_continuous_batching", _beginning)
+    yield from _around(api.ContinuousBatchingManager, "start", _starting)
+    yield from _around(api.ContinuousBatchingManager, "stop", _stopping)
+    yield from _around(api.ContinuousBatchingManager, "add_request", _naming_one)
+    yield from _around(api.ContinuousBatchingManager, "add_requests", _naming)
+    yield from _around(api.OutputRouter, "deliver", _delivering)
+    yield from _around(api.OutputRouter, "deliver_batch", _delivering_many)
 
 
-def _replace(owner: type, name: str, around: Callable[..., Any]) -> None:
+_listeners: Listeners[ManagerListener] = Listeners(_methods)
+
+
+def _around(owner: type, name: str, around: Callable[..., Any]) -> Iterator[Telling]:
     original = vars(owner).get(name)
     if original is None:
         return
@@ -78,8 +67,7 @@ def _replace(owner: type, name: str, around: Callable[..., Any]) -> None:
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         return around(self, functools.partial(original, self, *args, **kwargs), *args, **kwargs)
 
-    setattr(owner, name, method)
-    _restore.append(functools.partial(setattr, owner, name, original))
+    yield owner, name, method
 
 
 def _beginning(model: Any, proceed: Callable[[], Any], *_: Any, **__: Any) -> Any:
@@ -95,7 +83,7 @@ def _starting(manager: Any, proceed: Callable[[], None]) -> None:
 
 def _begin(manager: Any) -> None:
     try:
-        for listener in list(_listeners):
+        for listener in _listeners:
             listener.manager_begins(manager)
     except BaseException:
         # To make a manager switches the model's attention; to stop one that never started would not switch it back.
@@ -109,7 +97,7 @@ def _begin(manager: Any) -> None:
 def _stopping(manager: Any, proceed: Callable[[], None], *_: Any, **__: Any) -> None:
     proceed()
     failures: list[Exception] = []
-    for listener in list(_listeners):
+    for listener in _listeners:
         try:
             listener.manager_stopped(manager)
         except Exception as error:
@@ -133,7 +121,7 @@ def _naming(manager: Any, proceed: Callable[[], list[str]], *_: Any, **__: Any) 
 
 
 def _name(manager: Any, names: list[str]) -> None:
-    for listener in list(_listeners):
+    for listener in _listeners:
         listener.requests_named(manager, names)
 
 
@@ -148,6 +136,6 @@ def _delivering_many(router: Any, proceed: Callable[[], None], outputs: list[Any
 
 
 def _tell(router: Any, outputs: list[Any]) -> None:
-    for listener in list(_listeners):
+    for listener in _listeners:
         for output in outputs:
             listener.request_answered(router, output)

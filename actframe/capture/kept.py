@@ -27,7 +27,7 @@ class Arrivals:
         first_cell: the cell of the first; the others follow.
         count: how many there are.
         columns: their numbers among the call's `rows * width`, ascending by cell; None for all of them.
-        is_whole_first: whether nothing came before and nothing is left out.
+        is_whole_first: whether no call came before, not even one of which nothing is kept, and nothing is left out.
     """
 
     first_cell: int

@@ -122,7 +122,8 @@ class SequenceGroup:
             CaptureError: the call does not fit what is known of its cache.
         """
         start = call.start = self.filled if call.start is None else call.start
-        if not self.rows:
+        is_first = not self.rows
+        if is_first:
             self._begin(call, start)
         self._check_cache(call, start)
         recomputed = self._cache is None and call.cache is None
@@ -132,7 +133,7 @@ class SequenceGroup:
             self._set_prompt(min(self.prompt_width, start))
         self.delivered = False
         self.filled = start + call.width
-        self._arrivals = self._advance(call, start, recomputed)
+        self._arrivals = self._advance(call, start, recomputed, is_first)
         self._check_prompts(call, prompt_width)
 
     def commit(self, cache: Any) -> None:
@@ -222,7 +223,7 @@ class SequenceGroup:
             self.prompt_width = width
             self._prompts.clear()
 
-    def _advance(self, call: Call, start: int, recomputed: bool) -> Arrivals:
+    def _advance(self, call: Call, start: int, recomputed: bool, is_first: bool) -> Arrivals:
         """Add the columns of a call to its rows, and number those that are kept."""
         kept: list[int] = []
         first_cell, is_whole = self._count, self._selection.positions == "all"
@@ -246,7 +247,7 @@ class SequenceGroup:
             self._grow(row, tokens, [start + column for column in fresh], cells)
         self._count += len(kept)
         chosen = torch.tensor(kept, dtype=torch.long) if len(kept) < call.rows * call.width else None
-        return Arrivals(first_cell, len(kept), chosen, first_cell == 0 and chosen is None)
+        return Arrivals(first_cell, len(kept), chosen, is_first and chosen is None)
 
     def _grow(self, row: Row, tokens: list[int], slots: list[int], cells: Sequence[int]) -> None:
         if row.tip == ROOT:
