@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
 import torch
 
 from actframe.benchmarks.base import BenchmarkAdapter, Question
+from actframe.benchmarks.prompting import Message, Prompting
 from actframe.capture.selection import Selection, Sites
 from actframe.errors import SettingsError
 from actframe.records.record import ActivationRecord
 from actframe.runs.asked import Asked, as_question
 from actframe.runs.generation import Response, generate_batch, prepare_prompts
-from actframe.runs.grading import grade, make_prompt
+from actframe.runs.grading import grade, make_conversation
 from actframe.runs.models import LoadedModel, load_model
 from actframe.runs.options import InferenceOptions, generation_settings
 from actframe.runs.recording import CaptureSettings, RecordedBatch, prepare_folder, save_record
@@ -96,7 +97,7 @@ def generate_inference(
     """
     _check_wanted(capture_activations, layers_to_capture)
     if not capture_activations:
-        return _respond(prompt, model, None, options)[0].text
+        return _respond(prompt, _load(model, options), None, options)[0].text
     return generate_inference_with_activations(prompt, model, None, layers_to_capture, **options)
 
 
@@ -123,7 +124,8 @@ def generate_inference_with_activations(
     """
     if save_path is not None:
         check_can_save(save_path)
-    response, record = _respond(prompt, model, _capture(layers_to_capture, options), options)
+    capture = _capture(layers_to_capture, options)
+    response, record = _respond(prompt, _load(model, options), capture, options)
     assert record is not None
     if save_path is not None:
         save_activation_file(record, save_path)
@@ -238,20 +240,26 @@ def _answer(
     capture: CaptureSettings | None,
     options: InferenceOptions,
 ) -> tuple[Response, dict[str, Any], ActivationRecord | None]:
-    response, record = _respond(make_prompt(benchmark, question), model, capture, options)
+    loaded = _load(model, options)
+    chat = options.get("chat")
+    messages = make_conversation(benchmark, question, Prompting(chat=loaded.is_chat if chat is None else chat))
+    response, record = _respond(messages, loaded, capture, options)
     said = {**grade(benchmark, question, response), "trial": 0}
-    if not question.answer:
-        said.update(expected=None, correct=None)
     return response, said, record.replace(**said) if record is not None else None
 
 
+def _load(model: AnyModel, options: InferenceOptions) -> LoadedModel:
+    """The model; settings are checked before it is loaded."""
+    generation_settings(options)
+    return load_model(model, options.get("tokenizer"), device=options.get("device"), dtype=options.get("dtype"))
+
+
 def _respond(
-    prompt: str, model: AnyModel, capture: CaptureSettings | None, options: InferenceOptions
+    prompt: str | Sequence[Message], loaded: LoadedModel, capture: CaptureSettings | None, options: InferenceOptions
 ) -> tuple[Response, ActivationRecord | None]:
-    """One response, with its record where one is wanted. Settings are checked before the model is loaded."""
+    """One response, with its record where one is wanted."""
     generation = generation_settings(options)
-    loaded = load_model(model, options.get("tokenizer"), device=options.get("device"), dtype=options.get("dtype"))
-    encoded = prepare_prompts(loaded, [prompt], generation)
+    encoded = prepare_prompts(loaded, [prompt], generation, options.get("chat"))
     if capture is None:
         return generate_batch(loaded, encoded, generation, generation.seed)[0], None
     sink = RecordedBatch()
@@ -259,7 +267,8 @@ def _respond(
         (response,) = generate_batch(loaded, encoded, generation, generation.seed)
     (record,) = sink.take(encoded)
     # The record's own prompt is what the model saw, chat template included.
-    return response, record.replace(prompt=prompt, response=response.text, model=loaded.name)
+    said = prompt if isinstance(prompt, str) else prompt[-1].content
+    return response, record.replace(prompt=said, response=response.text, model=loaded.name)
 
 
 def _capture(layers: Layers, options: InferenceOptions, storage: str = "pickle") -> CaptureSettings:

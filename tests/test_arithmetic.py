@@ -11,6 +11,7 @@ import pytest
 from actframe.benchmarks.arithmetic import Arithmetic
 from actframe.benchmarks.base import BenchmarkAdapter
 from actframe.benchmarks.numerals import canonical_number
+from actframe.benchmarks.prompting import Prompting
 from actframe.registry import registry
 
 QUESTIONS = list(Arithmetic().questions())
@@ -77,7 +78,8 @@ def test_there_are_negative_decimal_and_fractional_answers():
 
 
 def test_a_prompt_asks_for_the_calculation_and_the_number():
-    prompt = Arithmetic().prompt(QUESTIONS[0])
+    (message,) = Arithmetic().conversation(QUESTIONS[0], Prompting(chat=True))
+    prompt = message.content
     assert prompt.startswith(f"{QUESTIONS[0].text}\n")
     assert '"The answer is" and the number' in prompt
 

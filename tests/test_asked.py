@@ -68,7 +68,7 @@ def test_what_is_no_question_is_refused(asked, message):
 
 def test_choices_are_put_under_letters_and_read_as_a_letter():
     prompt = Asked(as_question(PLANET)).prompt(as_question(PLANET))
-    assert prompt.startswith("Largest planet?\nA. Mars\nB. Jupiter\nC. Venus\n")
+    assert prompt.startswith("Largest planet?\nA. Mars\nB. Jupiter\nC. Venus")
     assert read(PLANET, "The answer is (B).") == "B"
     assert read(PLANET, "It is Jupiter.") == "B"
     assert read(PLANET, "No idea.") is None

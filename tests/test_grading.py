@@ -5,9 +5,10 @@ import pytest
 from actframe import BenchmarkAdapter, Question
 from actframe.benchmarks.arithmetic import Arithmetic
 from actframe.benchmarks.general import General
+from actframe.benchmarks.prompting import Prompting
 from actframe.errors import BenchmarkError
 from actframe.runs.generation import Response
-from actframe.runs.grading import grade, make_prompt, take_questions
+from actframe.runs.grading import grade, make_conversation, take_questions
 
 
 class Bad(BenchmarkAdapter):
@@ -60,7 +61,7 @@ def test_no_questions_and_two_of_one_id_are_errors():
 
 def test_a_prompt_that_cannot_be_made_names_its_question():
     with pytest.raises(BenchmarkError, match="'bad' failed to make the prompt of question 'q': ZeroDivisionError"):
-        make_prompt(Bad(), Question("q", "1", "A"))
+        make_conversation(Bad(), Question("q", "1", "A"), Prompting(chat=False))
 
 
 def test_a_response_is_graded_under_the_keys_of_a_record():
@@ -73,6 +74,7 @@ def test_a_response_is_graded_under_the_keys_of_a_record():
         "correct": True,
         "unparsed": False,
         "truncated": True,
+        "metrics": {},
     }
 
 

@@ -21,6 +21,7 @@ LAYERS = [
     {"actframe.errors", "actframe.extension"},
     {
         "actframe.records",
+        "actframe.benchmarks.prompting",
         "actframe.capture.copies",
         "actframe.capture.scratch",
         "actframe.capture.sites",

@@ -137,7 +137,7 @@ def test_a_question_gives_response_and_answer(tiny):
 def test_a_question_without_an_expected_answer_is_neither_right_nor_wrong(tiny):
     *_, data = answer_benchmark_question("What is 2 + 2?", tiny, capture_activations=True, max_new_tokens=2)
     assert (data["expected"], data["correct"], data["trial"]) == (None, None, 0)
-    assert data["prompt"] == "What is 2 + 2?"
+    assert data["prompt"] == "What is 2 + 2?\nAnswer:"
 
 
 def test_a_question_of_a_benchmark_is_put_and_read_by_it(tiny):
@@ -154,7 +154,7 @@ def test_a_question_of_a_benchmark_is_put_and_read_by_it(tiny):
         question, tiny, capture_activations=True, benchmark=Loud(), max_new_tokens=2
     )
     assert (answer, data["correct"], data["question_id"]) == (question.answer, True, question.id)
-    assert data["prompt"] == question.text.upper()
+    assert data["prompt"] == f"{question.text.upper()}\nAnswer:"
 
 
 def test_a_question_is_saved_under_the_time_and_the_prompt(tiny, tmp_path):
@@ -174,7 +174,7 @@ def test_a_question_is_saved_under_the_time_and_the_prompt(tiny, tmp_path):
 def test_the_folder_is_activations_in_the_current_one_by_default(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     answer_benchmark_question_with_activations("What is 1 + 1?", tiny, max_new_tokens=2)
-    assert len(list(Path("activations").glob("benchmark_activations_*_What_is_1_1.pkl"))) == 1
+    assert len(list(Path("activations").glob("benchmark_activations_*_What_is_1_1_Answer.pkl"))) == 1
 
 
 def test_settings_reach_the_generation(tiny):

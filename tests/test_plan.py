@@ -9,6 +9,8 @@ from actframe.runs.models import LoadedModel
 from actframe.runs.plan import RunPlan
 from actframe.runs.settings import RunSettings
 
+CUE = "\nAnswer:"
+
 
 class Lengths(BenchmarkAdapter):
     """Questions of the given lengths."""
@@ -45,8 +47,8 @@ def keys_of(batches):
 def test_every_question_is_asked_in_every_trial_and_trials_come_one_after_another(plan):
     jobs = plan(3, 1, 2, num_trials=2).jobs
     assert [job.key for job in jobs] == [(f"q{number}", trial) for trial in (0, 1) for number in (0, 1, 2)]
-    assert [job.prompt for job in jobs[:3]] == ["xxx", "x", "xx"]
-    assert [len(job.input_ids) for job in jobs[:3]] == [3, 1, 2]
+    assert [job.prompt for job in jobs[:3]] == [f"{text}{CUE}" for text in ("xxx", "x", "xx")]
+    assert [len(job.input_ids) for job in jobs[:3]] == [3 + len(CUE), 1 + len(CUE), 2 + len(CUE)]
 
 
 def test_batches_hold_each_job_once_and_draw_with_seeds_of_their_own(plan):
@@ -76,8 +78,8 @@ def test_the_limit_takes_the_first_questions(plan):
     ("lengths", "error", "message"),
     [
         ((), BenchmarkError, "'lengths' has no questions"),
-        ((1, 0), PromptError, "question 'q1' of 'lengths': prompt 0 of 1 is empty"),
-        ((1, 500), PromptError, "question 'q1' of 'lengths': .*too long: 500"),
+        ((1, 0), BenchmarkError, "question 'q1' of 'lengths' has no text"),
+        ((1, 500), PromptError, "question 'q1' of 'lengths': .*too long: 508"),
     ],
 )
 def test_questions_that_cannot_be_asked_are_named(plan, lengths, error, message):

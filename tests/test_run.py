@@ -257,7 +257,7 @@ FINE = Question("fine", "fine?", "A")
         (Elsewhere(), BenchmarkError, "benchmark 'toy' has no questions"),
         (Elsewhere(FINE, FINE), BenchmarkError, "two questions with the id 'fine'"),
         (Elsewhere(FINE, fails=True), BenchmarkError, "failed to make the prompt of question 'fine': KeyError"),
-        (Elsewhere(FINE, Question("q2", "", "A")), PromptError, "question 'q2' of 'toy': prompt 0 of 1 is empty"),
+        (Elsewhere(FINE, Question("q2", "", "A")), BenchmarkError, "question 'q2' of 'toy' has no text"),
         (Elsewhere(FINE, Question("q3", "x" * 200, "A")), PromptError, "question 'q3' of 'toy': .* is too long: 200"),
     ],
 )

@@ -8,6 +8,7 @@ import torch
 
 from actframe import Selection
 from actframe.benchmarks.general import General
+from actframe.benchmarks.prompting import Prompting
 from actframe.runs.generation import GenerationSettings
 from actframe.runs.identity import compare_runs, describe_run, versions
 from actframe.runs.models import LoadedModel
@@ -31,7 +32,7 @@ def tiny(tiny_llama):
 
 def described(model, benchmark=None, **settings):
     benchmark, chosen = benchmark or General(), RunSettings(**{"limit": 4, **settings})
-    return describe_run(model, benchmark.name, RunPlan(model, benchmark, chosen), chosen)
+    return describe_run(model, benchmark, RunPlan(model, benchmark, chosen), chosen)
 
 
 def keys(stored, asked):
@@ -97,8 +98,8 @@ def test_another_chat_template_is_another_run(tiny):
     tokenizer = copy.deepcopy(tiny.tokenizer)
     tokenizer.chat_template = "{{ messages[0]['content'] }}"
     chatty = LoadedModel("tiny", tiny.model, tokenizer)
-    assert keys(described(tiny), described(chatty)) == ["prompt.chat", "prompt.template"]
-    plain = described(chatty, generation=GenerationSettings(chat=False))
+    assert keys(described(tiny), described(chatty)) == ["benchmark.fingerprint", "prompt.chat", "prompt.template"]
+    plain = described(chatty, prompting=Prompting(chat=False))
     assert compare_runs(described(tiny), plain) == []
 
 

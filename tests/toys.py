@@ -6,6 +6,7 @@ import resource
 import torch
 
 from actframe import BenchmarkAdapter, Question
+from actframe.benchmarks.prompting import Message
 from actframe.runs.generation import GenerationSettings
 from actframe.runs.settings import RunSettings
 
@@ -23,6 +24,10 @@ class Toy(BenchmarkAdapter):
 
     def prompt(self, question):
         return f"Q: {question.text}"
+
+    def conversation(self, question, prompting):
+        """Nothing but the question, so that prompts stay short."""
+        return [Message("user", self.prompt(question))]
 
     def extract_answer(self, response, question):
         return None if len(response) % 5 == 0 else "ABCD"[len(response) % 4]

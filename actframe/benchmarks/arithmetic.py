@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from actframe.benchmarks.answers import extract_number
 from actframe.benchmarks.base import BenchmarkAdapter, Question
+from actframe.benchmarks.prompting import PromptStyle
 from actframe.benchmarks.sources import bundled_questions
 
 __all__ = ["Arithmetic"]
@@ -24,8 +25,9 @@ class Arithmetic(BenchmarkAdapter):
     def questions(self) -> Iterable[Question]:
         return bundled_questions("arithmetic.jsonl")
 
-    def prompt(self, question: Question) -> str:
-        return f'{question.text}\nShow the calculation in one line, then write "The answer is" and the number.'
+    def instruction(self, question: Question, style: PromptStyle) -> str:
+        how = "Think step by step" if style == "reason" else "Show the calculation in one line"
+        return f'{how}, then write "The answer is" and the number.'
 
     def extract_answer(self, response: str, question: Question) -> str | None:
         return extract_number(response, question.text)

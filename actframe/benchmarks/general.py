@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from actframe.benchmarks.answers import extract_choice
 from actframe.benchmarks.base import BenchmarkAdapter, Question
+from actframe.benchmarks.prompting import PromptStyle
 from actframe.benchmarks.sources import bundled_questions
 
 __all__ = ["General"]
@@ -28,6 +29,9 @@ class General(BenchmarkAdapter):
 
     def questions(self) -> Iterable[Question]:
         return bundled_questions("general.jsonl")
+
+    def instruction(self, question: Question, style: PromptStyle) -> str:
+        return 'Think step by step, then write "The answer is" and your choice.' if style == "reason" else ""
 
     def prompt(self, question: Question) -> str:
         options = "\n".join(f"- {choice}" for choice in question.choices)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from actframe.benchmarks.prompting import Message
 from actframe.errors import SettingsError
 from actframe.runs.models import LoadedModel
 from actframe.runs.prompts import check_lengths, encode_prompts
@@ -57,7 +58,6 @@ class GenerationSettings:
         seed: of the first batch; batch number `n` of a call draws with `seed + n`. The same prompts in batches of the
             same size give the same responses on the same machine, and torch's own random state is left as it was.
         batch_size: how many prompts are computed together.
-        chat: use the tokenizer's chat template. Default: where there is one.
     """
 
     max_new_tokens: int = 128
@@ -65,7 +65,6 @@ class GenerationSettings:
     top_p: float = 1.0
     seed: int = 0
     batch_size: int = 8
-    chat: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "batch_size"):
@@ -100,16 +99,19 @@ class Response:
 
 
 def generate_responses(
-    loaded: LoadedModel, prompts: Sequence[str], settings: GenerationSettings | None = None
+    loaded: LoadedModel,
+    prompts: Sequence[str],
+    settings: GenerationSettings | None = None,
+    chat: bool | None = None,
 ) -> list[Response]:
-    """One response for each prompt, in the order of the prompts.
+    """One response for each prompt, in the order of the prompts; `chat` as in `encode_prompts`.
 
     Raises:
         PromptError: a prompt is empty or too long, said before the model runs.
         ModelError: the model has no tokenizer, does not generate, or has no chat template where one was demanded.
     """
     settings = settings or GenerationSettings()
-    encoded = prepare_prompts(loaded, prompts, settings)
+    encoded = prepare_prompts(loaded, prompts, settings, chat)
     responses: dict[int, Response] = {}
     for number, rows in enumerate(plan_batches([len(ids) for ids in encoded], settings.batch_size)):
         batch = generate_batch(loaded, [encoded[row] for row in rows], settings, settings.seed + number)
@@ -117,14 +119,19 @@ def generate_responses(
     return [responses[index] for index in range(len(encoded))]
 
 
-def prepare_prompts(loaded: LoadedModel, prompts: Sequence[str], settings: GenerationSettings) -> list[list[int]]:
+def prepare_prompts(
+    loaded: LoadedModel,
+    prompts: Sequence[str | Sequence[Message]],
+    settings: GenerationSettings,
+    chat: bool | None = None,
+) -> list[list[int]]:
     """The token ids of each prompt, after everything is checked that can be before the model runs.
 
     Raises:
         PromptError, ModelError: as `generate_responses`.
     """
     loaded.require_generation()
-    encoded = encode_prompts(loaded, prompts, settings.chat)
+    encoded = encode_prompts(loaded, prompts, chat)
     check_lengths(loaded, encoded, settings.max_new_tokens)
     return encoded
 

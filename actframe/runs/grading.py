@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from actframe.benchmarks.base import BenchmarkAdapter, Question
-from actframe.errors import BenchmarkError
+from actframe.benchmarks.base import BenchmarkAdapter, Question, Verdict
+from actframe.benchmarks.prompting import Message, Prompting
+from actframe.errors import ActframeError, BenchmarkError
 from actframe.runs.generation import Response
 
-__all__ = ["grade", "make_prompt", "take_questions"]
+__all__ = ["grade", "make_conversation", "take_questions"]
 
 
 def take_questions(benchmark: BenchmarkAdapter, limit: int | None = None) -> list[Question]:
     """The first questions of a benchmark (None: all).
 
     Raises:
-        BenchmarkError: there are none, or two have one id.
+        BenchmarkError: there are none, two have one id, or one has no text.
     """
     questions = list(islice(benchmark.questions(), limit))
     if not questions:
@@ -29,23 +31,30 @@ def take_questions(benchmark: BenchmarkAdapter, limit: int | None = None) -> lis
                 f"benchmark {benchmark.name!r} has two questions with the id {question.id!r}; "
                 f"answers and activations are joined by it"
             )
+        if not question.text.strip():
+            raise BenchmarkError(f"question {question.id!r} of {benchmark.name!r} has no text")
         seen.add(question.id)
     return questions
 
 
-def make_prompt(benchmark: BenchmarkAdapter, question: Question) -> str:
-    """The prompt of a question.
+def make_conversation(benchmark: BenchmarkAdapter, question: Question, prompting: Prompting) -> list[Message]:
+    """What a model is given for a question; the last message is the question's own.
 
     Raises:
-        BenchmarkError: the adapter raised; the message names the question.
+        BenchmarkError: the adapter raised, or returned something else; the message names the question.
     """
     try:
-        return benchmark.prompt(question)
+        messages = list(benchmark.conversation(question, prompting))
+        if not messages or not all(isinstance(each, Message) for each in messages):
+            raise TypeError(f"conversation should return messages, not {messages!r:.80}")
+    except ActframeError:
+        raise
     except Exception as error:
         raise BenchmarkError(
             f"benchmark {benchmark.name!r} failed to make the prompt of question {question.id!r}: "
             f"{type(error).__name__}: {error}"
         ) from error
+    return messages
 
 
 def grade(benchmark: BenchmarkAdapter, question: Question, response: Response) -> dict[str, Any]:
@@ -54,24 +63,27 @@ def grade(benchmark: BenchmarkAdapter, question: Question, response: Response) -
     An adapter that raises on a response, which its contract forbids, costs this answer and not the run: the answer
     counts as unparsed, with a warning that names the question.
     """
-    answer, correct = None, False
+    verdict = _verdict(benchmark, question, lambda: benchmark.judge(response.text, question))
+    return {
+        "question_id": question.id,
+        "subject": question.subject,
+        "expected": question.answer or None,
+        "extracted_answer": verdict.answer,
+        "correct": bool(verdict.correct) if question.answer else None,
+        "unparsed": verdict.answer is None,
+        "truncated": response.truncated,
+        "metrics": dict(verdict.metrics),
+    }
+
+
+def _verdict(benchmark: BenchmarkAdapter, question: Question, judge: Callable[[], Verdict]) -> Verdict:
     try:
-        answer = benchmark.extract_answer(response.text, question)
-        correct = bool(benchmark.score(answer, question))
+        return judge()
     except Exception as error:
         warnings.warn(
             f"benchmark {benchmark.name!r} failed on the response to question {question.id!r} "
             f"({type(error).__name__}: {error}); it counts as unparsed",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-        answer = None
-    return {
-        "question_id": question.id,
-        "subject": question.subject,
-        "expected": question.answer,
-        "extracted_answer": answer,
-        "correct": correct,
-        "unparsed": answer is None,
-        "truncated": response.truncated,
-    }
+        return Verdict(None, False)

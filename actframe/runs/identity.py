@@ -18,6 +18,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from actframe.benchmarks.base import BenchmarkAdapter
 from actframe.capture.selection import Selection
 from actframe.capture.sites import summarise
 from actframe.runs.models import LoadedModel
@@ -56,19 +57,19 @@ class Difference:
         return f"{self.key}: {_shown(stored)} -> {_shown(asked)}"
 
 
-def describe_run(model: LoadedModel, benchmark: str, plan: RunPlan, settings: RunSettings) -> dict[str, Any]:
+def describe_run(
+    model: LoadedModel, benchmark: BenchmarkAdapter, plan: RunPlan, settings: RunSettings
+) -> dict[str, Any]:
     """Everything that defines a run, JSON-safe.
 
     Args:
         model: who answers. A few values of each of its parameters are hashed, so that other weights of the same name
             are told apart.
-        benchmark: the name of the adapter.
+        benchmark: who asks.
         plan: the questions, and what is made of them.
         settings: how they are answered.
     """
-    generation = asdict(settings.generation)
-    chat = model.is_chat if generation.pop("chat") is None else settings.generation.chat
-    template = getattr(model.tokenizer, "chat_template", None) if chat else None
+    template = getattr(model.tokenizer, "chat_template", None) if plan.prompting.chat else None
     return {
         "model": {
             "name": model.name,
@@ -78,12 +79,14 @@ def describe_run(model: LoadedModel, benchmark: str, plan: RunPlan, settings: Ru
             "weights": _weights(model.model),
         },
         "benchmark": {
-            "name": benchmark,
+            "name": benchmark.name,
+            **benchmark.identity(),
             "questions": len(plan.questions),
-            "fingerprint": _hash((job.question.id, job.prompt) for job in plan.jobs[: len(plan.questions)]),
+            "fingerprint": _hash((job.question.id, job.input_ids) for job in plan.jobs[: len(plan.questions)]),
         },
-        "prompt": {"chat": chat, "template": _hash([template]) if template else None},
-        "generation": generation,
+        "prompt": {**asdict(plan.prompting), "template": _hash([template]) if template else None},
+        "scoring": settings.scoring,
+        "generation": asdict(settings.generation),
         "num_trials": settings.num_trials,
         "limit": settings.limit,
         "capture": _capture(model, settings.capture),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from actframe.benchmarks.base import BenchmarkAdapter
 from actframe.errors import SettingsError
 from actframe.runs.files_layout import FilesLayout
 from actframe.runs.identity import describe_run
@@ -19,7 +20,7 @@ __all__ = ["layout_for"]
 def layout_for(
     folder: str | os.PathLike[str],
     model: LoadedModel,
-    benchmark: str,
+    benchmark: BenchmarkAdapter,
     plan: RunPlan,
     settings: RunSettings,
     *,

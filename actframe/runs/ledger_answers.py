@@ -12,7 +12,17 @@ from actframe.storage.ledger_lines import MISSING
 
 __all__ = ["LedgerAnswers", "find_answers", "graded_answers"]
 
-GRADED_KEYS = ("question_id", "trial", "subject", "correct", "unparsed", "truncated", "chance", "output_tokens")
+GRADED_KEYS = (
+    "question_id",
+    "trial",
+    "subject",
+    "correct",
+    "unparsed",
+    "truncated",
+    "chance",
+    "output_tokens",
+    "metrics",
+)
 
 
 class LedgerAnswers(Sequence[Mapping[str, Any]]):

@@ -19,7 +19,8 @@ class InferenceOptions(TypedDict, total=False):
     Attributes:
         tokenizer: of a loaded model; takes the place of a named one's own.
         device, dtype: of a named model, as in `load_model`.
-        max_new_tokens, temperature, top_p, seed, chat: as in `GenerationSettings`.
+        max_new_tokens, temperature, top_p, seed: as in `GenerationSettings`.
+        chat: use the tokenizer's chat template. Default: where there is one.
         strategy: the capture strategy's name.
     """
 
@@ -45,6 +46,6 @@ def generation_settings(options: InferenceOptions) -> GenerationSettings:
     for name in options:
         if name not in known:
             raise TypeError(f"no option {name!r}{nearest(name, known)}; there are {', '.join(sorted(known))}")
-    keys = ("max_new_tokens", "temperature", "top_p", "seed", "chat")
+    keys = ("max_new_tokens", "temperature", "top_p", "seed")
     chosen: dict[str, Any] = {key: options[key] for key in keys if key in options}  # type: ignore[literal-required]
     return GenerationSettings(batch_size=1, **chosen)

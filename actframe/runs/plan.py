@@ -7,12 +7,13 @@ batch as it would have been computed the first time: with the same neighbours, t
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from actframe.benchmarks.base import BenchmarkAdapter, Question
+from actframe.benchmarks.prompting import Message
 from actframe.errors import PromptError
-from actframe.runs.generation import GenerationSettings, plan_batches, prepare_prompts
-from actframe.runs.grading import make_prompt, take_questions
+from actframe.runs.generation import plan_batches, prepare_prompts
+from actframe.runs.grading import make_conversation, take_questions
 from actframe.runs.models import LoadedModel
 from actframe.runs.settings import RunSettings
 
@@ -29,7 +30,7 @@ class Job:
     Attributes:
         question: what is asked.
         trial: for which time, from 0.
-        prompt: what the benchmark makes of the question.
+        prompt: what the benchmark makes of the question: the last message that the model is given.
         input_ids: the tokens that the model gets.
     """
 
@@ -62,6 +63,7 @@ class RunPlan:
 
     Attributes:
         questions: in the order of the benchmark.
+        prompting: how they are put; whether in a chat template is decided.
         jobs: every answer: trial by trial, so that a run that ends early has whole ones, in the order of the questions.
         batches: the same, as they are computed; the n-th draws with the seed of the settings plus n.
 
@@ -73,9 +75,12 @@ class RunPlan:
 
     def __init__(self, model: LoadedModel, benchmark: BenchmarkAdapter, settings: RunSettings) -> None:
         generation = settings.generation
+        chat = model.is_chat if settings.prompting.chat is None else settings.prompting.chat
+        self.prompting = replace(settings.prompting, chat=chat)
         self.questions = take_questions(benchmark, settings.limit)
-        prompts = [make_prompt(benchmark, question) for question in self.questions]
-        encoded = _encode(model, benchmark, self.questions, prompts, generation)
+        conversations = [make_conversation(benchmark, question, self.prompting) for question in self.questions]
+        encoded = _encode(model, benchmark, self.questions, conversations, settings)
+        prompts = [messages[-1].content for messages in conversations]
         asked = list(zip(self.questions, prompts, encoded, strict=True))
         self.jobs = [
             Job(question, trial, prompt, ids) for trial in range(settings.num_trials) for question, prompt, ids in asked
@@ -95,16 +100,17 @@ def _encode(
     model: LoadedModel,
     benchmark: BenchmarkAdapter,
     questions: list[Question],
-    prompts: list[str],
-    generation: GenerationSettings,
+    conversations: list[list[Message]],
+    settings: RunSettings,
 ) -> list[list[int]]:
+    generation, chat = settings.generation, settings.prompting.chat
     try:
-        return prepare_prompts(model, prompts, generation)
+        return prepare_prompts(model, conversations, generation, chat)
     except PromptError:
         # Once more one by one, to say which question it is.
-        for question, prompt in zip(questions, prompts, strict=True):
+        for question, messages in zip(questions, conversations, strict=True):
             try:
-                prepare_prompts(model, [prompt], generation)
+                prepare_prompts(model, [messages], generation, chat)
             except PromptError as error:
                 raise PromptError(f"question {question.id!r} of {benchmark.name!r}: {error}") from error
         raise

@@ -6,20 +6,23 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from actframe.benchmarks.prompting import Message
 from actframe.errors import ModelError, PromptError
 from actframe.runs.models import LoadedModel
 
-__all__ = ["check_lengths", "encode_prompts"]
+__all__ = ["check_lengths", "encode_prompts", "render_chat"]
 
 
-def encode_prompts(loaded: LoadedModel, prompts: Sequence[str], chat: bool | None = None) -> list[list[int]]:
+def encode_prompts(
+    loaded: LoadedModel, prompts: Sequence[str | Sequence[Message]], chat: bool | None = None
+) -> list[list[int]]:
     """The token ids that the model is given for each prompt, unpadded.
 
     Args:
         loaded: the model and its tokenizer.
-        prompts: what the user says.
-        chat: put each prompt into the tokenizer's chat template as a user's message (True), or give it as it is
-            (False). Default: the template wherever there is one.
+        prompts: what the user says, or whole conversations.
+        chat: put each prompt into the tokenizer's chat template, a text as a user's message (True), or give it as it
+            is (False). Default: the template wherever there is one.
 
     Raises:
         PromptError: a prompt is not text, is empty, or cannot be encoded; the message has its index.
@@ -33,13 +36,12 @@ def encode_prompts(loaded: LoadedModel, prompts: Sequence[str], chat: bool | Non
         )
     if isinstance(prompts, str):
         raise PromptError("prompts is a list of texts, not one text: put it in a list")
-    for index, prompt in enumerate(prompts):
-        if not isinstance(prompt, str):
-            raise PromptError(f"prompt {index} is not text but {type(prompt).__name__}")
-        if not prompt.strip():
+    conversations = [_conversation(prompt, index) for index, prompt in enumerate(prompts)]
+    for index, messages in enumerate(conversations):
+        if not messages[-1].content.strip():
             raise PromptError(f"prompt {index} of {len(prompts)} is empty")
     in_template = loaded.is_chat if chat is None else chat
-    return [_encode(tokenizer, prompt, index, in_template) for index, prompt in enumerate(prompts)]
+    return [_encode(tokenizer, messages, index, in_template) for index, messages in enumerate(conversations)]
 
 
 def check_lengths(loaded: LoadedModel, encoded: Sequence[Sequence[int]], max_new_tokens: int) -> None:
@@ -60,11 +62,41 @@ def check_lengths(loaded: LoadedModel, encoded: Sequence[Sequence[int]], max_new
             )
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, prompt: str, index: int, in_template: bool) -> list[int]:
+def _conversation(prompt: str | Sequence[Message], index: int) -> list[Message]:
+    if isinstance(prompt, str):
+        return [Message("user", prompt)]
+    messages = [each for each in prompt if isinstance(each, Message)] if isinstance(prompt, Sequence) else []
+    if messages and len(messages) == len(prompt):
+        return messages
+    raise PromptError(f"prompt {index} is not text but {type(prompt).__name__}")
+
+
+def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
+    """A conversation in the tokenizer's chat template, up to where the model begins to answer.
+
+    Templates that know no system message refuse it: then its text stands before the first message.
+    """
+    system, rest = messages[0], list(messages[1:])
+    try:
+        return _in_template(tokenizer, messages)
+    except Exception:
+        if system.role != "system" or not rest:
+            raise
+        return _in_template(tokenizer, [Message(rest[0].role, f"{system.content}\n\n{rest[0].content}"), *rest[1:]])
+
+
+def _in_template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
+    said = [{"role": each.role, "content": each.content} for each in messages]
+    return str(tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], index: int, in_template: bool
+) -> list[int]:
+    prompt = "\n\n".join(each.content for each in messages)
     try:
         if in_template:
-            message = [{"role": "user", "content": prompt}]
-            text = str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+            text = render_chat(tokenizer, messages)
             # A template writes the special tokens that it wants.
             ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         else:

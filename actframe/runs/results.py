@@ -33,6 +33,7 @@ ANSWER_KEYS = (
     "correct",
     "unparsed",
     "truncated",
+    "metrics",
     "prompt_tokens",
     "output_tokens",
     "chance",

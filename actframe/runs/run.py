@@ -71,7 +71,7 @@ class BenchmarkRun:
         self.plan = RunPlan(model, benchmark, self.settings)
         if self.settings.capture:
             self.settings.capture.recorder(model, into=RecordedBatch())
-        self.layout = layout_for(folder, model, benchmark.name, self.plan, self.settings, overwrite=overwrite)
+        self.layout = layout_for(folder, model, benchmark, self.plan, self.settings, overwrite=overwrite)
         self.folder = os.fspath(folder)
         self.overwrites = overwrite
         self.result: RunResult | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal, get_args
 
+from actframe.benchmarks.prompting import SCORINGS, Prompting, Scoring
 from actframe.errors import SettingsError
 from actframe.runs.generation import GenerationSettings
 from actframe.runs.recording import CaptureSettings
@@ -25,6 +26,8 @@ class RunSettings:
         limit: answer only so many questions, the first ones.
         generation: how answers are generated.
         capture: what is recorded of each answer; None for a plain benchmark run.
+        prompting: how questions are put.
+        scoring: `"generate"` reads the answer from what the model writes; `"loglikelihood"` ranks the choices.
         layout: `"store"` keeps everything in one `ActivationStore`, which resumes; `"files"` writes a line and a
             file of its own for each answer.
         max_disk_bytes: end the run, so that it can be resumed, before its folder takes more than this; None for no
@@ -37,6 +40,8 @@ class RunSettings:
     limit: int | None = None
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     capture: CaptureSettings | None = None
+    prompting: Prompting = field(default_factory=Prompting)
+    scoring: Scoring = "generate"
     layout: Layout = "store"
     max_disk_bytes: int | None = None
     shard_bytes: int = 256 << 20
@@ -54,6 +59,8 @@ class RunSettings:
             _check_whole("flush_every", self.flush_every, " a timedelta, or None for whole shards")
         if self.layout not in LAYOUTS:
             raise SettingsError(f"no layout {self.layout!r}; there are {', '.join(LAYOUTS)}")
+        if self.scoring not in SCORINGS:
+            raise SettingsError(f"no scoring {self.scoring!r}; there are {', '.join(SCORINGS)}")
         if self.num_trials > 1 and self.generation.temperature == 0:
             raise SettingsError(
                 f"{self.num_trials} trials at temperature 0 would give each answer {self.num_trials} times; "
