@@ -2,7 +2,8 @@
 
 import pytest
 
-from actframe.benchmarks.responses import plain_text, sentences
+from actframe.benchmarks.answers import extract_choice, extract_number
+from actframe.benchmarks.responses import final_part, plain_text, sentences, thought_is_open
 
 
 @pytest.mark.parametrize(
@@ -10,7 +11,9 @@ from actframe.benchmarks.responses import plain_text, sentences
     [
         ("<think>It is A.</think>\nB", "B"),
         ("A thought that the prompt opened</think>B", "B"),
-        ("B <think>and then", "B"),
+        ("B <think>and then", ""),
+        ("<think>Question: Which?\nIt is A.</think>\nB", "B"),
+        ("<think>A</think>B\n\nQuestion: What?\n<think>and then", "B"),
         ("<thinking>A</thinking>B<think>C</think>D", "B\nD"),
         ("B\n\nQuestion: Which?\nAnswer: C", "B"),
         ("Question: Which?\nAnswer: C\n\nQuestion 2: What?", "Question: Which?\nAnswer: C"),
@@ -21,6 +24,30 @@ from actframe.benchmarks.responses import plain_text, sentences
 )
 def test_thoughts_and_run_on_questions_are_cut(response, text):
     assert plain_text(response) == text
+
+
+@pytest.mark.parametrize(
+    ("response", "is_open"),
+    [
+        ("<think>The answer is 5.", True),
+        ("The answer is 5. <think>Or is it?", True),
+        ("<think>It is 5.</think>The answer is 5. <think>Or", True),
+        ("<THINKING>The answer is 5.", True),
+        ("<think>\nQuestion: How many? The answer is 5.", True),
+        ("<think>The answer is 5.<|im_end|>", True),
+        ("<think>It is 5.</think>The answer is 5.", False),
+        ("It is 5.</think>The answer is 5.", False),
+        ("The answer is 5.\n\nQuestion: And now?\n<think>Well", False),
+        ("I think the answer is 5.", False),
+        ("", False),
+    ],
+)
+def test_a_response_that_ends_within_a_thought_gives_no_answer(response, is_open):
+    assert thought_is_open(response) is is_open
+    assert (final_part(response) == "") is (is_open or not response)
+    answered = None if is_open or not response else "5"
+    assert extract_number(response) == answered
+    assert extract_choice(response.replace("5", "B")) == (answered and "B")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["plain_text", "sentences"]
+__all__ = ["final_part", "plain_text", "sentences", "thought_is_open"]
 
 END_OF_THOUGHT = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.I)
 START_OF_THOUGHT = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.I)
@@ -63,14 +63,32 @@ SENTENCE_END = re.compile(r"\n+|(?<=[.!?])[\"')\]]{0,3}\s+")
 ENUMERATOR = re.compile(r"(?:^\s*\(?\d{1,3}|(?:^|[\s(])[A-Za-z])\.\s*$")
 
 
-def plain_text(response: str) -> str:
-    r"""A response without thoughts, run-on questions, markdown and LaTeX.
+def thought_is_open(response: str) -> bool:
+    """Whether a response ends within a thought, and so gives no answer, whatever stands before it.
 
-    `<think>` blocks go, finished or not; so does everything from a special token or a new `Question:` on. A letter set
-    in bold, quotes or a font becomes `(B)`; a `\boxed{}` value and a `#### 42` line become an `Answer:` line.
+    >>> thought_is_open("It is B. <think>Or is"), thought_is_open("It is</think>B"), thought_is_open("B")
+    (True, False, False)
     """
-    text = _before_run_on(_without_thoughts(response))
-    text = DIGIT_SPACE.sub("", text).translate(CHARACTERS)
+    return START_OF_THOUGHT.search(_before_run_on(_without_closed_thoughts(response))) is not None
+
+
+def final_part(response: str) -> str:
+    """A response without its thoughts and without what it runs on into: nothing where it ends within a thought.
+
+    Thoughts that were closed are cut first, since they may repeat the question; then everything from a special token
+    or a new `Question:` on.
+    """
+    text = _before_run_on(_without_closed_thoughts(response))
+    return "" if START_OF_THOUGHT.search(text) else text
+
+
+def plain_text(response: str) -> str:
+    r"""The final part of a response without markdown and LaTeX.
+
+    A letter set in bold, quotes or a font becomes `(B)`; a `\boxed{}` value and a `#### 42` line become an `Answer:`
+    line.
+    """
+    text = DIGIT_SPACE.sub("", final_part(response)).translate(CHARACTERS)
     return _without_markdown(_without_latex(OTHER_SPACE.sub(" ", text))).strip()
 
 
@@ -87,12 +105,11 @@ def sentences(text: str) -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
-def _without_thoughts(response: str) -> str:
-    """What stands outside `<think>`; a closing tag alone ends a thought that the prompt had opened."""
+def _without_closed_thoughts(response: str) -> str:
+    """What stands outside `<think>` blocks; a closing tag alone ends a thought that the prompt had opened."""
     *thoughts, rest = END_OF_THOUGHT.split(response)
     before = [START_OF_THOUGHT.split(part, maxsplit=1) for part in thoughts]
-    kept = [part[0] for part in before if len(part) > 1]
-    return "\n".join([*kept, START_OF_THOUGHT.split(rest, maxsplit=1)[0]])
+    return "\n".join([*(part[0] for part in before if len(part) > 1), rest])
 
 
 def _before_run_on(text: str) -> str:
