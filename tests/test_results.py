@@ -59,7 +59,7 @@ def test_a_log_never_continues_another(tmp_path):
 def test_results_hold_the_summary_and_each_subject(tmp_path):
     path = write_results(RunResult({"model": "tiny"}, ANSWERS), tmp_path)
     written = json.loads(path.read_text(encoding="utf-8"))
-    assert (written["format"], written["model"], written["partial"]) == ("results/1", "tiny", False)
+    assert (written["format"], written["model"], written["partial"]) == ("results/2", "tiny", False)
     assert written["summary"]["accuracy"] == 0.5
     assert {subject: each["accuracy"] for subject, each in written["by_subject"].items()} == {"art": 1.0, "law": 0.0}
 

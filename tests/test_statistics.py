@@ -4,9 +4,12 @@ import math
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from actframe.errors import BenchmarkError
-from actframe.runs.statistics import NO_SUBJECT, summarize, summarize_by_subject, wilson_interval
+from actframe.runs.intervals import Mean, bootstrap_interval, wilson_interval
+from actframe.runs.statistics import NO_SUBJECT, summarize, summarize_by_subject
 
 
 def answer(question, correct, **more):
@@ -21,31 +24,11 @@ def answers(right, total):
     ("right", "total", "low", "high"),
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
-def test_the_interval_is_that_of_newcombe_s_table(right, total, low, high):
+def test_the_interval_at_one_trial_is_that_of_newcombe_s_table(right, total, low, high):
     """R. G. Newcombe, Statistics in Medicine 17 (1998), 857-872, table I, method 3."""
-    found = wilson_interval(right / total, total)
-    assert found == pytest.approx((low, high), abs=5e-5)
     summary = summarize(answers(right, total))
     assert (summary.low, summary.high) == pytest.approx((low, high), abs=5e-5)
-
-
-def test_the_interval_is_symmetric_and_ends_at_the_ends():
-    low, high = wilson_interval(0.3, 50)
-    assert wilson_interval(0.7, 50) == pytest.approx((1 - high, 1 - low))
-    assert wilson_interval(0.0, 5)[0] == 0.0
-    assert wilson_interval(1.0, 5)[1] == 1.0
-    assert wilson_interval(1.0, 5)[0] < 0.6
-
-
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    generator = random.Random(0)
-    for truth in (0.25, 0.5, 0.9):
-        covered = 0
-        for _ in range(2000):
-            right = sum(generator.random() < truth for _ in range(60))
-            low, high = wilson_interval(right / 60, 60)
-            covered += low <= truth <= high
-        assert 0.93 <= covered / 2000 <= 0.975
+    assert (summary.interval, summary.trials, summary.complete) == ("wilson", 1, total)
 
 
 def test_one_trial_gives_the_share_and_the_standard_error_of_its_sample():
@@ -62,28 +45,31 @@ def test_trials_are_averaged_within_a_question_before_the_error_is_taken():
     assert summary.standard_error == pytest.approx(0.5 / math.sqrt(3))
 
 
-def test_repeating_the_same_answers_does_not_narrow_the_interval():
+def test_repeating_the_same_answers_hardly_narrows_the_interval():
     once = summarize(answers(12, 20))
     again = summarize(answers(12, 20) * 5)
-    assert (again.low, again.high) == pytest.approx((once.low, once.high))
     assert again.standard_error == pytest.approx(once.standard_error)
+    assert again.interval == "bootstrap"
+    assert (again.low, again.high) == pytest.approx((0.4, 0.8))
+    assert (again.low, again.high) == pytest.approx((once.low, once.high), abs=0.025)
 
 
-def test_trials_that_differ_narrow_the_interval_up_to_as_many_questions():
+def test_trials_that_differ_narrow_the_interval_as_far_as_their_questions_allow():
     generator = random.Random(1)
     graded = [answer(str(question), generator.random() < 0.5) for question in range(200) for _ in range(4)]
     summary = summarize(graded)
-    widest = wilson_interval(summary.accuracy, 200)
-    narrowest = wilson_interval(summary.accuracy, 800)
-    width = summary.high - summary.low
-    assert narrowest[1] - narrowest[0] <= width < (widest[1] - widest[0]) * 0.7
+    shares = [sum(each["correct"] for each in graded[start : start + 4]) / 4 for start in range(0, 800, 4)]
+    assert (summary.low, summary.high) == bootstrap_interval(shares)
+    one, four = (high - low for low, high in (wilson_interval(summary.accuracy, size) for size in (200, 800)))
+    assert four * 0.85 < summary.high - summary.low < one * 0.7
 
 
-def test_questions_that_are_all_half_right_count_their_answers():
-    graded = [answer(str(question), bool(trial)) for question in range(10) for trial in range(2)]
-    summary = summarize(graded)
-    assert summary.standard_error == 0
-    assert (summary.low, summary.high) == wilson_interval(0.5, 20)
+def test_questions_that_are_all_alike_have_the_interval_of_as_many_coins():
+    half = summarize([answer(str(question), bool(trial)) for question in range(10) for trial in range(2)])
+    assert (half.standard_error, half.interval) == (0, "wilson")
+    assert (half.low, half.high) == wilson_interval(0.5, 10)
+    right = summarize(answers(10, 10) * 3)
+    assert (right.low, right.high) == wilson_interval(1.0, 10)
 
 
 def test_a_single_question_has_no_standard_error_but_an_interval():
@@ -127,6 +113,72 @@ def test_answers_without_subjects_have_no_breakdown():
     assert summarize_by_subject([answer("1", True), answer("2", False, subject=None)]) == {}
 
 
-def test_no_answers_are_refused():
-    with pytest.raises(BenchmarkError, match="no answers"):
-        summarize([])
+def test_answers_that_nobody_judged_are_left_out():
+    judged = [*answers(1, 2), answer("x", True, subject="art")]
+    graded = [*judged, answer("y", None, subject="law"), answer("z", None)]
+    assert summarize(graded) == summarize(judged)
+    assert summarize_by_subject(graded) == summarize_by_subject(judged)
+
+
+@pytest.mark.parametrize("graded", [[], [answer("a", None)]])
+def test_where_no_answer_was_judged_there_is_no_accuracy(graded):
+    with pytest.raises(BenchmarkError, match="no answers that were judged"):
+        summarize(graded)
+    assert summarize_by_subject(graded) == {}
+
+
+trials_of = st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["A", "B", None])), min_size=1, max_size=60)
+
+
+@given(trials_of)
+def test_of_whatever_answers_there_are_the_figures_are_possible(given):
+    graded = [
+        answer(question, said == "A", extracted_answer=said, unparsed=said is None, subject=f"s{question % 3}")
+        for question, said in given
+    ]
+    summary = summarize(graded)
+    assert 0 <= summary.low <= summary.accuracy <= summary.high <= 1
+    assert 1 <= summary.complete <= summary.questions
+    passes = list(summary.pass_at.values())
+    assert passes == sorted(passes)
+    assert summary.majority <= passes[-1]
+    assert (summary.agreement is None) == (summary.trials == 1)
+    assert summarize(list(reversed(graded))) == summary
+
+
+def test_macro_is_the_mean_of_the_subjects_and_micro_that_of_the_questions():
+    graded = [answer(str(number), number < 6, subject="art") for number in range(8)]
+    graded += [answer("8", False, subject="law"), answer("9", False, subject="law")]
+    summary = summarize(graded)
+    assert (summary.accuracy, summary.macro) == (0.6, 0.375)
+    by_subject = summarize_by_subject(graded)
+    assert summary.macro == sum(each.accuracy for each in by_subject.values()) / 2
+    assert summarize(answers(1, 2)).macro is None
+
+
+def test_figures_of_several_trials_are_of_the_questions_that_have_them_all():
+    graded = [answer("a", said == "A", extracted_answer=said) for said in "ABAA"]
+    graded += [answer("b", said == "A", extracted_answer=said) for said in "BBCA"]
+    summary = summarize([*graded, answer("c", True, extracted_answer="A")])
+    assert (summary.questions, summary.trials, summary.complete) == (3, 4, 2)
+    assert summary.accuracy == pytest.approx((3 / 4 + 1 / 4 + 1) / 3)
+    assert summary.pass_at == pytest.approx({"pass@1": 0.5, "pass@2": (1 + 1 / 2) / 2, "pass@4": 1.0})
+    assert summary.majority == 0.5
+    assert summary.agreement == pytest.approx((3 / 6 + 1 / 6) / 2)
+
+
+def test_where_nobody_knows_what_was_answered_there_is_no_vote():
+    summary = summarize([answer("a", True), answer("a", False)])
+    assert (summary.majority, summary.agreement) == (None, None)
+    assert summary.pass_at == {"pass@1": 0.5, "pass@2": 1.0}
+    assert summarize([answer("a", True), answer("a", False, unparsed=True)]).majority == 1.0
+
+
+def test_a_metric_is_averaged_over_the_questions_that_have_it():
+    graded = [
+        answer("a", True, metrics={"accuracy_norm": 1.0, "bits": 2.0}),
+        answer("a", True, metrics={"accuracy_norm": 0.0}),
+        answer("b", False, metrics={"accuracy_norm": 0.0}),
+        answer("c", False, metrics=None),
+    ]
+    assert summarize(graded).metrics == {"accuracy_norm": Mean(0.25, 0.25, 2), "bits": Mean(2.0, None, 1)}

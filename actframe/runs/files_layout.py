@@ -46,7 +46,7 @@ class FilesLayout(RunLayout):
 
     def append(self, record: ActivationRecord) -> None:
         assert self._log is not None
-        answer = {key: record[key] for key in ANSWER_KEYS}
+        answer = {key: record[key] for key in ANSWER_KEYS if key in record}
         path = save_record(record, self._folder, self._capture.suffix) if self._capture else None
         answer["activations"] = path.name if path else None
         self._log.append(answer)

@@ -14,11 +14,12 @@ from typing import Any
 import numpy
 
 from actframe.errors import StorageError
+from actframe.runs.ledger_answers import AnswerGroup, group_answers
 from actframe.runs.statistics import Summary, summarize, summarize_by_subject
 from actframe.runs.stored_sites import StoredSites, stored_sites
 from actframe.storage.finding import expected_records, names_in_run
 from actframe.storage.identity import IDENTITY, RESULTS, read_identity
-from actframe.storage.keys import RecordKeys, writer_of
+from actframe.storage.keys import writer_of
 from actframe.storage.ledger import Ledger
 from actframe.storage.ledger_lines import MISSING
 from actframe.storage.receipts import Receipt
@@ -30,7 +31,6 @@ PREVIEW = 5
 SHARDS_FOR_TIMES = 1000
 
 PREVIEW_KEYS = ("question_id", "trial", "prompt", "response", "expected", "extracted_answer", "correct", "unparsed")
-GRADES = ("subject", "correct", "unparsed", "truncated", "chance")
 
 
 @dataclass(frozen=True)
@@ -104,15 +104,14 @@ def describe_store(store: ActivationStore) -> StoreOverview:
     """Describe a store. Reads some columns of its ledger, and of its shards what they say of their tensors."""
     folder, ledger = store.folder, store.ledger
     identity = read_identity(folder)
-    keys = RecordKeys(identity.origin)
     known = ledger.keys() if len(ledger) else []
-    answers = _Answers(ledger, keys, known, identity.run)
-    questions, trials = answers.counts()
+    questions, trials = _counts(ledger, known)
     with _no_collection():
-        by_label = answers.graded()
+        by_label = _by_label(group_answers(ledger, identity.origin), identity.run)
         accuracy = {label: summarize(graded) for label, graded in by_label.items()}
         by_subject = summarize_by_subject(next(iter(by_label.values()))) if len(by_label) == 1 else {}
-    counted = Counter(str(model) for model in answers.models if model not in (MISSING, None))
+    named = ledger.column("model") if "model" in known else ()
+    counted = Counter(str(model) for model in named if model not in (MISSING, None))
     models, benchmarks = names_in_run(identity.run)
     first, last = _times(ledger) if "timestamp" in known else (None, None)
     return StoreOverview(
@@ -146,79 +145,26 @@ def describe_store(store: ActivationStore) -> StoreOverview:
     )
 
 
-class _Answers:
-    """What the records of a store are answers to, and which are right."""
-
-    def __init__(self, ledger: Ledger, keys: RecordKeys, known: Sequence[str], run: Any) -> None:
-        self._ledger = ledger
-        wanted = [key for key in (*keys.PARTS, *GRADES) if key in known]
-        columns = dict(zip(wanted, ledger.columns(wanted), strict=True)) if wanted else {}
-        # Looked at more than once, and those of many different texts would be read again each time.
-        self._columns = {key: list(column) for key, column in columns.items()}
-        self._runs = [(keys.of(name, 0, 0, None) or (0,))[0] for name in ledger.shards]
-        self._merged = run["merged"] if isinstance(run, Mapping) and isinstance(run.get("merged"), list) else []
-
-    @property
-    def models(self) -> list[Any]:
-        """The model of each record."""
-        return self._columns.get("model", [])
-
-    def counts(self) -> tuple[int | None, int | None]:
-        """How many questions and trials there are."""
-        found = (self._columns.get(key) for key in ("question_id", "trial"))
-        questions, trials = (
-            None if column is None else len({str(value) for value in column if value is not MISSING})
-            for column in found
-        )
-        return questions, trials
-
-    def graded(self) -> dict[str, list[dict[str, Any]]]:
-        """The answers that were judged, of each question and trial the first, by model and run."""
-        correct = self._columns.get("correct")
-        if correct is None:
-            return {}
-        groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
-        seen = set()
-        lacking = [MISSING] * len(correct)
-        runs = (self._runs[shard] for shard in self._ledger.shard_numbers.tolist())
-        parts = (self._columns.get(key, lacking) for key in ("question_id", "trial", "model", *GRADES))
-        for number, (run, question, trial, model, *grades) in enumerate(zip(runs, *parts, strict=True)):
-            if (said := _graded(*grades)) is None:
-                continue
-            named = question is not MISSING and not isinstance(question, list | dict)
-            kept = model if isinstance(model, str) else ""
-            of_a_trial = named and trial is not MISSING and not isinstance(trial, list | dict)
-            key = (run, question, trial, kept) if of_a_trial else number
-            if key not in seen:
-                seen.add(key)
-                said["question_id"] = question if named else number
-                groups.setdefault((run, kept), []).append(said)
-        return {label: groups[key] for label, key in zip(self._labels(list(groups)), groups, strict=True)}
-
-    def _labels(self, groups: list[tuple[int, str]]) -> Iterator[str]:
-        """A name for each model and run, with no more than it takes to tell them apart."""
-        names = []
-        for run, model in groups:
-            benchmarks = names_in_run(self._merged[run])[1] if run < len(self._merged) else ()
-            names.append(", ".join([model or "all", *benchmarks]))
-        for (run, _), name in zip(groups, names, strict=True):
-            yield f"{name}, run {run}" if names.count(name) > 1 else name
+def _by_label(groups: Sequence[AnswerGroup], run: Any) -> dict[str, list[dict[str, Any]]]:
+    """The answers of each model and run, under a name with no more than it takes to tell them apart."""
+    merged = run["merged"] if isinstance(run, Mapping) and isinstance(run.get("merged"), list) else []
+    names = []
+    for group in groups:
+        benchmarks = names_in_run(merged[group.run])[1] if group.run < len(merged) else ()
+        names.append(", ".join([group.model or "all", *benchmarks]))
+    labels = (
+        f"{name}, run {group.run}" if names.count(name) > 1 else name for group, name in zip(groups, names, strict=True)
+    )
+    return {label: group.graded for label, group in zip(labels, groups, strict=True)}
 
 
-def _graded(subject: Any, correct: Any, unparsed: Any, truncated: Any, chance: Any) -> dict[str, Any] | None:
-    """What statistics need of an answer, of the kinds that they expect: records may say anything.
-
-    None for one that was not judged.
-    """
-    if not (isinstance(correct, int | float) and 0 <= correct <= 1):
-        return None
-    return {
-        "correct": correct,
-        "subject": None if subject is MISSING or subject is None else str(subject),
-        "unparsed": unparsed is not MISSING and bool(unparsed),
-        "truncated": truncated is not MISSING and bool(truncated),
-        "chance": chance if isinstance(chance, int | float) else None,
-    }
+def _counts(ledger: Ledger, known: Sequence[str]) -> tuple[int | None, int | None]:
+    """How many questions and trials there are."""
+    questions, trials = (
+        len({str(value) for value in ledger.column(key) if value is not MISSING}) if key in known else None
+        for key in ("question_id", "trial")
+    )
+    return questions, trials
 
 
 @contextlib.contextmanager

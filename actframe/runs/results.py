@@ -20,7 +20,7 @@ __all__ = ["ANSWERS", "ANSWER_KEYS", "RESULTS", "AnswerLog", "RunResult", "set_a
 
 ANSWERS = "answers.jsonl"
 RESULTS = "results.json"
-FORMAT = "results/1"
+FORMAT = "results/2"
 
 ANSWER_KEYS = (
     "question_id",
@@ -37,8 +37,9 @@ ANSWER_KEYS = (
     "prompt_tokens",
     "output_tokens",
     "chance",
+    "metrics",
 )
-"""What an answer says; its record says the same, and more."""
+"""What an answer says, as far as it is known; its record says the same, and more."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class RunResult:
 
     @cached_property
     def summary(self) -> Summary | None:
-        """Accuracy with its error bars; None where the run ended before the first answer."""
-        return summarize(self._graded) if self._graded else None
+        """Accuracy with its error bars; None where no answer was judged, as before the first one."""
+        return summarize(self._graded) if any(each["correct"] is not None for each in self._graded) else None
 
     @cached_property
     def by_subject(self) -> dict[str, Summary]:

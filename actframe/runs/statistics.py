@@ -1,25 +1,26 @@
 """Accuracy with error bars, broken down by subject. Pure functions over answers, which are dictionaries.
 
 An answer is a line of `answers.jsonl`. Read here are `question_id`, `correct`, and, where they are there, `subject`,
-`unparsed`, `truncated` and `chance` (the probability of guessing right, None where it makes no sense).
+`extracted_answer`, `unparsed`, `truncated`, `chance` (the probability of guessing right, None where it makes no sense)
+and `metrics` (other figures of the answer, by name).
 """
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from actframe.errors import BenchmarkError
+from actframe.runs.intervals import Mean, bootstrap_interval, mean, mean_of, wilson_interval
+from actframe.runs.trials import agreement, majority, pass_at, sample_sizes
 
-__all__ = ["Summary", "summarize", "summarize_by_subject", "wilson_interval"]
-
-Z_95 = 1.959963984540054
-"""The 97.5 % point of the normal distribution."""
+__all__ = ["Summary", "summarize", "summarize_by_subject"]
 
 NO_SUBJECT = "(no subject)"
+
+Answer = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,24 @@ class Summary:
 
     Attributes:
         questions: how many questions were answered.
-        answers: how many answers there are: questions times trials.
-        accuracy: the mean over questions of the share of right answers; trials are averaged within a question first.
+        answers: how many answers there are: questions times trials, where none is missing.
+        accuracy: the mean over questions of the share of right answers (micro): trials are averaged within a question
+            first.
         standard_error: of `accuracy`, over questions; None for a single question, which says nothing of its spread.
         low: lower end of the 95 % interval of `accuracy`.
         high: upper end.
+        interval: what kind of interval it is.
+        macro: the mean of the accuracies of the subjects; None where questions have none.
         unparsed: the share of answers that could not be extracted.
         truncated: the share of answers that the token limit ended.
         chance: the accuracy of guessing; None where a question has no such thing.
+        trials: the most answers that a question has.
+        complete: how many questions have so many; `pass_at`, `majority` and `agreement` are of them alone.
+        pass_at: pass@k as `{"pass@1": ..., "pass@2": ...}`, k in powers of two and the number of trials.
+        majority: the share of questions of which the most frequent answer is right; None where records do not say what
+            was answered.
+        agreement: the share of pairs of answers to one question that are the same; None as `majority`, or at one trial.
+        metrics: the mean of each metric that answers carry, over the questions that have it, trials averaged first.
     """
 
     questions: int
@@ -44,99 +55,127 @@ class Summary:
     standard_error: float | None
     low: float
     high: float
+    interval: Literal["wilson", "bootstrap"]
+    macro: float | None
     unparsed: float
     truncated: float
     chance: float | None
+    trials: int
+    complete: int
+    pass_at: dict[str, float]
+    majority: float | None
+    agreement: float | None
+    metrics: dict[str, Mean]
 
 
-def summarize(answers: Iterable[Mapping[str, Any]]) -> Summary:
-    """Accuracy over questions with its standard error and 95 % interval.
+def summarize(answers: Iterable[Answer]) -> Summary:
+    """Accuracy over questions with its standard error and 95 % interval, and what several trials say together.
 
-    Questions are the sample, whatever the number of trials: two answers to one question are not two questions. The
-    interval is Wilson's (see `wilson_interval`), at one trial with the number of questions. With several trials,
-    questions spread less than single coin flips do, and the sample size is the one at which coin flips would have the
-    standard error that was seen: the effective sample size of a clustered survey (E. L. Korn and B. I. Graubard, Survey
-    Methodology 24, 1998, 193-201), never below the number of questions nor above that of answers.
+    Answers that nobody judged, because the question has no answer to compare them with, are left out.
+
+    Questions are the sample, whatever the number of trials: two answers to one question are not two questions, and
+    counting them so would make error bars too short (E. Miller, "Adding error bars to evals", 2024, arXiv:2411.00640).
+    At one trial the interval is Wilson's, with several it is from the bootstrap of questions. Where all questions have
+    the same share of right answers, as when all are right, there is nothing to resample, and it is Wilson's again.
 
     >>> summary = summarize([{"question_id": "a", "correct": True}, {"question_id": "b", "correct": False}])
     >>> summary.accuracy, summary.standard_error
     (0.5, 0.5)
 
     Raises:
-        BenchmarkError: there are no answers.
+        BenchmarkError: there are no answers that were judged.
     """
-    answers = list(answers)
+    answers = _judged(answers)
     if not answers:
-        raise BenchmarkError("no answers, so there is no accuracy")
-    by_question: dict[Any, list[float | bool]] = defaultdict(list)
-    for answer in answers:
-        by_question[answer["question_id"]].append(answer["correct"])
-    means = [_mean(trials) for trials in by_question.values()]
-    accuracy = _mean(means)
-    error = _standard_error(means)
-    low, high = wilson_interval(accuracy, _effective_size(accuracy, error, len(means), len(answers)))
+        raise BenchmarkError("no answers that were judged, so there is no accuracy")
+    by_question = group_by_question(answers)
+    shares = [_share_right(given) for given in by_question.values()]
+    accuracy = mean_of(shares)
+    trials = max(map(len, by_question.values()))
+    complete = [given for given in by_question.values() if len(given) == trials]
+    resampled = bootstrap_interval(shares) if trials > 1 else None
+    low, high = resampled or wilson_interval(accuracy.mean, len(shares))
     chances: list[Any] = [answer.get("chance") for answer in answers]
+    votes = complete if _say_what_was_answered(complete) else []
     return Summary(
-        questions=len(means),
+        questions=len(shares),
         answers=len(answers),
-        accuracy=accuracy,
-        standard_error=error,
-        low=low,
-        high=high,
-        unparsed=_share(answers, "unparsed"),
-        truncated=_share(answers, "truncated"),
-        chance=None if None in chances else _mean(chances),
+        accuracy=accuracy.mean,
+        standard_error=accuracy.standard_error,
+        low=min(low, accuracy.mean),
+        high=max(high, accuracy.mean),
+        interval="bootstrap" if resampled else "wilson",
+        macro=_macro(by_question.values(), shares),
+        unparsed=_share_with(answers, "unparsed"),
+        truncated=_share_with(answers, "truncated"),
+        chance=None if None in chances else mean(chances),
+        trials=trials,
+        complete=len(complete),
+        pass_at={f"pass@{k}": _pass_at(k, complete) for k in sample_sizes(trials)},
+        majority=mean([majority(given) for given in votes]) if votes else None,
+        agreement=mean([agreement(given) for given in votes]) if votes and trials > 1 else None,
+        metrics=_metrics(by_question.values()),
     )
 
 
-def summarize_by_subject(answers: Iterable[Mapping[str, Any]]) -> dict[str, Summary]:
+def summarize_by_subject(answers: Iterable[Answer]) -> dict[str, Summary]:
     """A summary of each subject, by name; empty where no answer has one."""
-    by_subject: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for answer in answers:
+    by_subject: dict[str, list[Answer]] = defaultdict(list)
+    for answer in _judged(answers):
         by_subject[answer.get("subject") or NO_SUBJECT].append(answer)
     if set(by_subject) <= {NO_SUBJECT}:
         return {}
     return {subject: summarize(by_subject[subject]) for subject in sorted(by_subject)}
 
 
-def wilson_interval(share: float, size: float, z: float = Z_95) -> tuple[float, float]:
-    """The score interval of a share that was seen in a sample of `size`, as (low, high).
-
-    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", Journal of the American
-    Statistical Association 22 (1927), 209-212. Unlike share +- 1.96 standard errors it stays within 0 and 1, and has
-    a width where every answer was right.
-
-    >>> low, high = wilson_interval(share=0.5, size=10)
-    >>> round(low, 4), round(high, 4)
-    (0.2366, 0.7634)
-    """
-    spread = z * z / size
-    centre = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / size + spread / (4 * size))
-    # Rounding leaves the ends of 0 of n and n of n a hair inside.
-    return (0.0 if share == 0 else max(0.0, centre - half)), (1.0 if share == 1 else min(1.0, centre + half))
+def group_by_question(answers: Iterable[Answer]) -> dict[Any, list[Answer]]:
+    """The answers to each question, by its id."""
+    by_question: dict[Any, list[Answer]] = defaultdict(list)
+    for answer in answers:
+        by_question[answer["question_id"]].append(answer)
+    return by_question
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+def _judged(answers: Iterable[Answer]) -> list[Answer]:
+    return [answer for answer in answers if answer["correct"] is not None]
 
 
-def _share(answers: Sequence[Mapping[str, Any]], key: str) -> float:
+def _share_right(given: Sequence[Answer]) -> float:
+    return mean([answer["correct"] for answer in given])
+
+
+def _share_with(answers: Sequence[Answer], key: str) -> float:
     return sum([1 for answer in answers if answer.get(key)]) / len(answers)
 
 
-def _standard_error(means: Sequence[float]) -> float | None:
-    """Of the mean of a sample, from its own spread (n - 1)."""
-    if len(means) < 2:
-        return None
-    centre = _mean(means)
-    variance = math.fsum((value - centre) ** 2 for value in means) / (len(means) - 1)
-    return math.sqrt(variance / len(means))
+def _macro(questions: Collection[Sequence[Answer]], shares: Sequence[float]) -> float | None:
+    by_subject: dict[Any, list[float]] = defaultdict(list)
+    for given, share in zip(questions, shares, strict=True):
+        by_subject[given[0].get("subject") or NO_SUBJECT].append(share)
+    return None if set(by_subject) <= {NO_SUBJECT} else mean([mean(each) for each in by_subject.values()])
 
 
-def _effective_size(accuracy: float, error: float | None, questions: int, answers: int) -> float:
-    if error is None or accuracy in (0.0, 1.0):
-        return questions
-    if error == 0:
-        return answers
-    return min(max(accuracy * (1 - accuracy) / error**2, questions), answers)
+def _pass_at(k: int, complete: Sequence[Sequence[Answer]]) -> float:
+    right = (sum(answer["correct"] == 1 for answer in given) for given in complete)
+    return mean([pass_at(k, each, len(given)) for each, given in zip(right, complete, strict=True)])
+
+
+def _say_what_was_answered(questions: Iterable[Sequence[Answer]]) -> bool:
+    """Whether of each answer that is wrong it is known what it was, or that there was none."""
+    return all(
+        answer["correct"] == 1 or answer.get("unparsed") or answer.get("extracted_answer") is not None
+        for given in questions
+        for answer in given
+    )
+
+
+def _metrics(questions: Iterable[Sequence[Answer]]) -> dict[str, Mean]:
+    shares: dict[str, list[float]] = defaultdict(list)
+    for given in questions:
+        of_question: dict[str, list[float]] = defaultdict(list)
+        for answer in given:
+            for name, value in (answer.get("metrics") or {}).items():
+                of_question[name].append(value)
+        for name, values in of_question.items():
+            shares[name].append(mean(values))
+    return {name: mean_of(shares[name]) for name in sorted(shares)}
