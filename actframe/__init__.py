@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from actframe.records.bundle import Bundle, LazyTensors
     from actframe.records.record import ActivationRecord
+    from actframe.runs.texts import capture_texts
     from actframe.storage.base import StorageBackend
     from actframe.storage.files import load_activations, save_activations
     from actframe.storage.store import ActivationStore
@@ -66,6 +67,7 @@ __all__ = [
     "UnsafeFileError",
     "answer_benchmark_question",
     "answer_benchmark_question_with_activations",
+    "capture_texts",
     "generate_inference",
     "generate_inference_with_activations",
     "hookimpl",
@@ -86,6 +88,7 @@ _HOMES = {
     "StorageBackend": "actframe.storage.base",
     "answer_benchmark_question": "actframe.inference",
     "answer_benchmark_question_with_activations": "actframe.inference",
+    "capture_texts": "actframe.runs.texts",
     "generate_inference": "actframe.inference",
     "generate_inference_with_activations": "actframe.inference",
     "hookimpl": "actframe.hookspecs",

@@ -20,6 +20,10 @@ class Groups:
         scratch: memory of an earlier recording, or None.
         describe: says how the model computes at this moment.
         keep: makes what keeps the rows of a group.
+
+    Attributes:
+        prompts: of the sequences that begin next, how long each row's prompt is; None where the first forward pass is
+            the prompt.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class Groups:
         self._growing: list[SequenceGroup] = []
         self._begun = 0
         self._spare = scratch
+        self.prompts: list[int] | None = None
 
     def __iter__(self) -> Iterator[SequenceGroup]:
         return iter(list(self._growing))
@@ -56,6 +61,7 @@ class Groups:
 
     def add(self, group: SequenceGroup, before: SequenceGroup | None = None) -> None:
         """Let a group grow; it comes last, or before another one."""
+        group.prompts = self.prompts
         places = [number for number, each in enumerate(self._growing) if each is before]
         self._growing.insert(places[0] if places else len(self._growing), group)
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, Unpack
+from typing import Any, ClassVar, Protocol, Self, Unpack
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
 from actframe.capture.available import find_strategy, layout_for, selected_places
+from actframe.capture.base import Emit
 from actframe.capture.batches import RecordedSequence, known_ids
 from actframe.capture.compiled import refuse_compiled_inside
 from actframe.capture.gathering import RowActivations
@@ -80,6 +81,9 @@ class ActivationRecorder:
             none.
     """
 
+    recorded: ClassVar[str] = "live"
+    """What records say of how they came to be."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -145,7 +149,7 @@ class ActivationRecorder:
             raise CaptureError(f"save() takes one recorded sequence, and there are {len(records)}; {where}")
         return save_activations(records[0], path)
 
-    def __enter__(self) -> ActivationRecorder:
+    def __enter__(self) -> Self:
         if self._session is not None:
             raise CaptureError("this recorder is recording already; use a second recorder inside its block")
         describe = Circumstances(self._inner, self._places)
@@ -157,7 +161,8 @@ class ActivationRecorder:
             stack.enter_context(watch(self._inner, session))
             stack.enter_context(in_given_order(self.model, self._waiting, session.close))
             hook_begins(self.model, session, stack)
-            stack.enter_context(self._strategy.attach(self.model, self._layout, list(self._sites), session.emit))
+            emit = self._emit_into(session)
+            stack.enter_context(self._strategy.attach(self.model, self._layout, list(self._sites), emit))
             hook_ends(self.model, session, stack)
             stack.callback(session.packed.halt)
             self._stack = stack.pop_all()
@@ -182,6 +187,10 @@ class ActivationRecorder:
             _warm[self.model] = scratch
         if error is None:
             self._check_fired(session)
+
+    def _emit_into(self, session: Session) -> Emit:
+        """Where the tensors of the strategy go."""
+        return session.emit
 
     def _check_fired(self, session: Session) -> None:
         silent = [
@@ -253,7 +262,7 @@ class ActivationRecorder:
                 "strategy": self._strategy.name,
                 **group.circumstances,
                 "batch_size": len(group.rows),
-                "recorded": "live",
+                "recorded": self.recorded,
                 **versions(),
                 "activations": found,
             }

@@ -42,6 +42,7 @@ class SequenceGroup:
         origins: how many rows the first forward pass had.
         filled: how many slots of the cache are filled.
         prompt_width: how many of them are prompt, padding included.
+        prompts: how many positions of each row are prompt, where they do not all end in one column.
         before: how many of them were filled before the recording began.
         encoder: the group of the encoder's rows that this decoder group attends to, or None.
         delivered: whether these sequences were delivered as they are now.
@@ -59,6 +60,7 @@ class SequenceGroup:
         self.rows: list[Row] = []
         self.ended: list[Row] = []
         self.origins = self.filled = self.prompt_width = self.before = 0
+        self.prompts: Sequence[int] | None = None
         self.encoder: SequenceGroup | None = None
         self.delivered = self.is_closing = self.is_draft = self.has_holes = False
         self._selection = selection
@@ -103,6 +105,8 @@ class SequenceGroup:
 
     def prompt_length(self, chain: Sequence[int]) -> int:
         """How many positions of a sequence are prompt."""
+        if self.prompts is not None:
+            return self.prompts[self.roots[chain[0]]]
         return bisect_left(chain, self.prompt_width, key=self.columns.slots.__getitem__)
 
     def computed_before(self, chain: Sequence[int]) -> int:
@@ -257,6 +261,8 @@ class SequenceGroup:
 
     def _prompt_of(self, row: Row, start: int, fresh: Sequence[int]) -> int:
         """How many positions of a row are prompt, with those that a call adds."""
+        if self.prompts is not None:
+            return self.prompts[row.origin]
         known = self._prompts.get(row.origin)
         if known is not None and start >= self.prompt_width:
             return known

@@ -10,7 +10,7 @@ from actframe.benchmarks.prompting import Message
 from actframe.errors import ModelError, PromptError
 from actframe.runs.models import LoadedModel
 
-__all__ = ["check_lengths", "encode_prompts", "render_chat"]
+__all__ = ["check_lengths", "encode_prompts", "render_chat", "without_double_start"]
 
 
 def encode_prompts(
@@ -100,7 +100,7 @@ def _encode(
             # A template writes the special tokens that it wants.
             ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         else:
-            ids = _without_double_start(tokenizer, tokenizer(prompt, verbose=False).input_ids)
+            ids = without_double_start(tokenizer, tokenizer(prompt, verbose=False).input_ids)
     except Exception as error:
         raise PromptError(f"prompt {index} cannot be encoded: {type(error).__name__}: {error}") from error
     if not ids:
@@ -108,7 +108,7 @@ def _encode(
     return list(ids)
 
 
-def _without_double_start(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+def without_double_start(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
     """A prompt that was rendered from a template begins with the start token that the tokenizer adds as well."""
     start = tokenizer.bos_token_id
     return ids[1:] if start is not None and ids[:2] == [start, start] else ids

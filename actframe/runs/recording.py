@@ -65,6 +65,10 @@ class RecordedBatch:
         """Take the next record."""
         self._records.append(record)
 
+    def clear(self) -> None:
+        """Forget the records of a batch that was not finished."""
+        self._records = []
+
     def take(self, encoded: list[list[int]]) -> list[ActivationRecord]:
         """The records of the batch with these prompts, and forget them.
 
