@@ -32,6 +32,19 @@ def tiny_llama():
 
 
 @pytest.fixture
+def model():
+    """A tiny model like that of `tiny_llama`, for a test that changes it."""
+    return tiny_model("llama")
+
+
+@pytest.fixture
+def no_grad():
+    """No graph is made during the test, as where people only look."""
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture
 def tiny(tiny_llama):
     """The tiny model, as runs take it; it must have no more hooks after each test than before it."""
     from actframe.runs.models import LoadedModel

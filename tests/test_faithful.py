@@ -12,19 +12,9 @@ from transformers import DynamicCache, LogitsProcessorList, StoppingCriteria, St
 from actframe import ActivationRecorder, CaptureError, Selection, SiteError
 from actframe.testing import tiny_model, tiny_tokenizer
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 PROMPTS = ["hello", "hi there you", "to be or not to be"]
 GREEDY = {"do_sample": False, "eos_token_id": None}
-
-
-@pytest.fixture(autouse=True)
-def no_grad(request):
-    with torch.no_grad():
-        yield
-
-
-@pytest.fixture
-def model():
-    return tiny_model("llama")
 
 
 @pytest.fixture(scope="module")

@@ -484,6 +484,30 @@ def test_generate_with_a_paged_cache_is_refused_because_it_takes_padding_for_tok
         model.generate(torch.tensor([[1, 2, 3]]), cache_implementation="paged", max_new_tokens=2)
 
 
+def test_a_generate_that_is_refused_while_a_manager_computes_does_not_disturb_it():
+    model, (prompt, *_) = tiny_model("llama"), mixed_prompts()
+    computing, go_on = threading.Event(), threading.Event()
+
+    def pause(module, args):
+        computing.set()
+        assert go_on.wait(20)
+
+    with Witness(model) as witness, ActivationRecorder(model, SITE) as recorder:
+        manager = model.init_continuous_batching(
+            generation_config=generation_of(), continuous_batching_config=config_of()
+        )
+        with model.model.layers[1].register_forward_pre_hook(pause):
+            manager.start()
+            name = manager.add_request(prompt)
+            assert computing.wait(20)
+            with pytest.raises(CaptureError, match="generate_batch"):
+                model.generate(torch.tensor([[1, 2, 3]]), cache_implementation="paged", max_new_tokens=2)
+            go_on.set()
+            output = manager.get_result(timeout=20)
+        manager.stop()
+    check(model, [prompt], {name: output}, recorder.records, witness)
+
+
 def test_an_error_of_ours_in_the_thread_of_the_manager_reaches_the_caller():
     model = tiny_model("llama")
 

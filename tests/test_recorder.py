@@ -12,13 +12,8 @@ from actframe.capture.available import available_sites
 from actframe.capture.layout import find_layout
 from actframe.testing import FAMILIES, tiny_model, tiny_tokenizer
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 PROMPTS = ["hello", "hi there you", "to be or not to be"]
-
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.no_grad():
-        yield
 
 
 def encode(tokenizer, prompts=PROMPTS, side="left"):

@@ -8,6 +8,7 @@ from plain import plain_hooks
 from actframe import ActivationRecorder, CaptureError
 from actframe.testing import tiny_model
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
 IMAGES = {**SIZES, "image_size": 32, "patch_size": 8}
 SOUND = {
@@ -38,12 +39,6 @@ WHISPER = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.no_grad():
-        yield
 
 
 def build(kind, config, **sizes):

@@ -215,6 +215,25 @@ def test_a_pass_that_fails_after_the_image_was_seen_leaves_no_record_of_it():
     assert len(recorder.records) == 6
 
 
+def test_a_generate_that_fails_leaves_no_record_of_what_it_saw(seeing):
+    model, inputs, blocks, count = seeing
+    settings = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+
+    def give_up(ids, scores, **_):
+        raise RuntimeError("no answer in time")
+
+    with torch.no_grad(), ActivationRecorder(model, ["vision.layer_*", "layer_*"]) as recorder:
+        with pytest.raises(RuntimeError, match="no answer in time"):
+            model.generate(**inputs, **settings, stopping_criteria=[give_up])
+        assert recorder.records == []
+        with plain_hooks(blocks) as seen, plain_hooks(language(model)) as written:
+            model.generate(**inputs, **settings)
+    images, texts = parted(recorder.records)
+    assert (len(images), len(texts)) == (count, 3)
+    assert_seen(images, seen)
+    assert_plain(texts, written)
+
+
 def test_text_alone_has_no_image_and_is_recorded_all_the_same():
     model, _ = llava_like("llava", "LlavaForConditionalGeneration")
     ids = {"input_ids": torch.tensor([[5, 6, 7]])}

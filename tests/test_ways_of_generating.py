@@ -14,15 +14,10 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessor, Logits
 from actframe import ActivationRecorder, CaptureError, Selection
 from actframe.testing import tiny_model, tiny_tokenizer
 
+pytestmark = pytest.mark.usefixtures("no_grad")
 PROMPTS = ["a", "two words here", "of three"]
 GREEDY = {"do_sample": False, "eos_token_id": None}
 SITES = ["embeddings", "layer_1", "layer_3"]
-
-
-@pytest.fixture(autouse=True)
-def _no_gradients():
-    with torch.no_grad():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,9 @@ from plain import assert_plain, plain_hooks
 
 from actframe import ActivationRecorder, Selection, generate_inference, generate_inference_with_activations
 from actframe.runs.models import load_model
-from actframe.testing import tiny_model, tiny_tokenizer
+from actframe.testing import tiny_tokenizer
 
 GREEDY = {"do_sample": False, "eos_token_id": None}
-
-
-@pytest.fixture
-def model():
-    return tiny_model("llama")
 
 
 @pytest.fixture(scope="module")

@@ -9,20 +9,12 @@ from actframe import ActivationRecorder, CaptureError
 from actframe.capture.available import available_sites
 from actframe.testing import tiny_model, tiny_tokenizer
 
-# PEFT asks transformers by a name that transformers has deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+pytestmark = [
+    pytest.mark.usefixtures("no_grad"),
+    # PEFT asks transformers by a name that transformers has deprecated.
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+]
 GREEDY = {"do_sample": False, "eos_token_id": None}
-
-
-@pytest.fixture(autouse=True)
-def no_grad():
-    with torch.no_grad():
-        yield
-
-
-@pytest.fixture
-def model():
-    return tiny_model("llama")
 
 
 @pytest.fixture(scope="module")

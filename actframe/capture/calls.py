@@ -12,7 +12,16 @@ from torch import Tensor
 
 from actframe.errors import CaptureError
 
-__all__ = ["Call", "cache_address", "filled_slots", "fit_shape", "own_cache", "read_call", "tokens_before"]
+__all__ = [
+    "Call",
+    "cache_address",
+    "filled_slots",
+    "fit_shape",
+    "own_cache",
+    "read_call",
+    "returned_cache",
+    "tokens_before",
+]
 
 
 @dataclass
@@ -119,11 +128,19 @@ def tokens_before(call: Call) -> list[list[bool]] | None:
 
 
 def own_cache(given: Any) -> Any:
-    """The cache among a call's arguments, or in its output: a decoder's own, or a recurrent state."""
+    """The cache among a call's arguments, or in its output by name: a decoder's own, or a recurrent state."""
     look_up = given.get if isinstance(given, Mapping) else functools.partial(_attribute, given)
     cache = look_up("past_key_values")
     if cache is None:
         cache = look_up("cache_params")
+    return getattr(cache, "self_attention_cache", cache)
+
+
+def returned_cache(output: Any) -> Any:
+    """The cache in a call's output, also where that is a tuple without names."""
+    cache = own_cache(output)
+    if cache is None and isinstance(output, tuple | list):
+        cache = next((item for item in output if hasattr(item, "get_seq_length")), None)
     return getattr(cache, "self_attention_cache", cache)
 
 

@@ -27,6 +27,7 @@ class Generation:
 
     Attributes:
         groups: the sequences that were computed meanwhile.
+        seen: what towers beside the language model saw meanwhile; it is delivered before the answers.
         prompt_width: how many slots of the cache are prompt; None where the first call of a sequence tells.
         thread: where it runs.
         depth: how many calls of `generate` run within it.
@@ -44,6 +45,7 @@ class Generation:
                 "call generate_batch with lists of ids"
             )
         self.groups: list[SequenceGroup] = []
+        self.seen: list[SequenceGroup] = []
         self.thread = threading.get_ident()
         self.depth = 0
         self._encoder_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
@@ -56,6 +58,12 @@ class Generation:
             fed_width += _slots_before(given, fed_width)
         self.prompt_width = None if self._encoder_decoder or not fed_width else fed_width
         self._may_stop_early = bool(given.get("stopping_criteria") or self._settings("stop_strings"))
+
+    def forget(self, group: SequenceGroup) -> None:
+        """Go on without a group that was given up, if it is one of these."""
+        for own in (self.groups, self.seen):
+            if group in own:
+                own.remove(group)
 
     def finish(self, result: Any) -> list[RecordedSequence]:
         """The columns and tokens of each returned sequence.

@@ -117,13 +117,7 @@ def _find_attention(block: nn.Module, path: str, parts: Parts, patterns: Mapping
         return
     (name,) = found
     here, attention = f"{path}.{name}", block.get_submodule(name)
-    writer = _writer(attention, "attention")
-    if writer is None:
-        parts.refused["attn_out"] = _no_writer(name)
-    else:
-        parts.places["attn_out"] = Place(_join(here, writer))
-        if norm := _write_norm(block, "attention"):
-            parts.places["attn_write"] = Place(f"{path}.{norm}")
+    _find_writes(block, path, parts, "attention", name)
     _find_pattern(attention, here, parts, patterns)
 
 
@@ -180,13 +174,7 @@ def _find_mlp(block: nn.Module, path: str, parts: Parts, routers: Mapping[str, i
         return
     (name,) = found
     here, mlp = f"{path}.{name}", block.get_submodule(name)
-    writer = _writer(mlp, "mlp")
-    if writer is None:
-        parts.refused["mlp_out"] = _no_writer(name)
-    else:
-        parts.places["mlp_out"] = Place(_join(here, writer))
-        if norm := _write_norm(block, "mlp"):
-            parts.places["mlp_write"] = Place(f"{path}.{norm}")
+    _find_writes(block, path, parts, "mlp", name)
     _find_neurons(mlp, here, parts, {w: item for w, item in (routers or {}).items() if f"{w}.".startswith(f"{here}.")})
 
 
@@ -203,6 +191,18 @@ def _find_neurons(mlp: nn.Module, here: str, parts: Parts, declared: Mapping[str
         parts.refused["mlp_act"] = "its MLP is a mixture of experts: each token goes to experts of its own"
     elif down := _down_projection(mlp):
         parts.places["mlp_act"] = Place(f"{here}.{down}", "input")
+
+
+def _find_writes(block: nn.Module, path: str, parts: Parts, role: str, name: str) -> None:
+    """What the child in a role gives, and what of it is written to the residual stream where a norm stands between."""
+    site = "attn" if role == "attention" else "mlp"
+    writer = _writer(block.get_submodule(name), role)
+    if writer is None:
+        parts.refused[f"{site}_out"] = _no_writer(name)
+        return
+    parts.places[f"{site}_out"] = Place(_join(f"{path}.{name}", writer))
+    if norm := _write_norm(block, role):
+        parts.places[f"{site}_write"] = Place(f"{path}.{norm}")
 
 
 _ATTENTION_WRITES = ("post_self_attn_layernorm", "post_operator_norm", "post_norm1", "norm_post_attn")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from actframe.capture.axes import call_shape
 from actframe.capture.batches import RecordedSequence, sequences_so_far
-from actframe.capture.calls import Call, fit_shape, own_cache, read_call
+from actframe.capture.calls import Call, fit_shape, read_call, returned_cache
 from actframe.capture.encodings import Encodings
 from actframe.capture.generation import Generation
 from actframe.capture.groups import Groups
@@ -148,7 +148,7 @@ class Session:
                 "refused. Leave it out of the selection, or switch the skipping of layers off"
             )
         group.has_holes |= bool(missing)
-        group.commit(call.cache if call.cache is not None else _cache_of(output))
+        group.commit(call.cache if call.cache is not None else returned_cache(output))
         if tower in self._beside:
             self.groups.add(group, before=self._around())
         elif tower != self.main:
@@ -170,7 +170,10 @@ class Session:
     def _group_of(self, call: Call, tower: str) -> SequenceGroup:
         self._close_what_is_over(call)
         if tower in self._beside:
-            return self.groups.new(within=self._around())
+            group = self.groups.new(within=self._around())
+            if self._generation is not None:
+                self._generation.seen.append(group)
+            return group
         if tower != self.main:
             return self.groups.new()
         if call.start != 0:
@@ -234,12 +237,12 @@ class Session:
         assert self._generation is not None
         generation, self._generation = self._generation, None
         self._encodings.let_go()
-        if all(tower.prefix != self.main for tower in self.towers):
-            return
         kept: set[int] = set()
         try:
-            for seen in [each for group in generation.groups for each in self.groups.seen_within(group)]:
+            for seen in generation.seen:
                 self._close(seen)
+            if all(tower.prefix != self.main for tower in self.towers):
+                return
             sequences = generation.finish(result)
             for sequence in sequences:
                 # A cache that somebody still holds may be continued, as in a conversation of several turns.
@@ -256,10 +259,11 @@ class Session:
         """`generate` raised: its sequences are given up."""
         if self._generation is not None:
             generation, self._generation = self._generation, None
-            for group in generation.groups:
+            for group in [*generation.seen, *generation.groups]:
                 self._drop(group)
             self._encodings = Encodings()
-        self._open.clear()
+        # Other threads go on: that of a manager of continuous batching, say.
+        self._open.pop(get_ident(), None)
 
     def close(self) -> None:
         """The block has ended: deliver every sequence that is still open."""
@@ -275,9 +279,10 @@ class Session:
 
     def _close_what_is_over(self, call: Call) -> None:
         """Deliver the sequences that no call can continue, now that another one begins."""
-        within = list(self._generation.groups) if self._generation is not None else []
+        running = self._generation
+        within = [*running.seen, *running.groups] if running is not None else []
         # A tower beside the language model runs within the forward pass of the language model.
-        within += [opened.group for running in self._open.values() for opened in running.values()]
+        within += [opened.group for opened_here in self._open.values() for opened in opened_here.values()]
         for group in self.groups:
             if group not in within and (group.is_over() or (call.start == 0 and group.owns(call.cache))):
                 self._close(group)
@@ -304,17 +309,10 @@ class Session:
     def _drop(self, group: SequenceGroup) -> None:
         if self.packed.holds(group):  # its manager stops, and what it answered before is delivered then
             return
-        if self._generation is not None and group in self._generation.groups:
-            self._generation.groups.remove(group)
+        if self._generation is not None:
+            self._generation.forget(group)
         self.groups.release(group)
 
 
 def _always() -> bool:
     return True
-
-
-def _cache_of(output: Any) -> Any:
-    cache = own_cache(output)
-    if cache is None and isinstance(output, tuple | list):
-        cache = next((item for item in output if hasattr(item, "get_seq_length")), None)
-    return getattr(cache, "self_attention_cache", cache)
