@@ -15,8 +15,8 @@ from actframe.capture.selection import Selection, Sites
 from actframe.errors import SettingsError
 from actframe.records.record import ActivationRecord
 from actframe.runs.asked import Asked, as_question
-from actframe.runs.generation import Response, generate_batch, prepare_prompts
-from actframe.runs.grading import grade, make_conversation
+from actframe.runs.generation import Request, Response, generate_batch, prepare_prompts
+from actframe.runs.grading import grade, make_conversation, stops_of
 from actframe.runs.models import LoadedModel, load_model
 from actframe.runs.options import InferenceOptions, generation_settings
 from actframe.runs.recording import CaptureSettings, RecordedBatch, prepare_folder, save_record
@@ -243,7 +243,7 @@ def _answer(
     loaded = _load(model, options)
     chat = options.get("chat")
     messages = make_conversation(benchmark, question, Prompting(chat=loaded.is_chat if chat is None else chat))
-    response, record = _respond(messages, loaded, capture, options)
+    response, record = _respond(messages, loaded, capture, options, stops_of(benchmark, question))
     said = {**grade(benchmark, question, response), "trial": 0}
     return response, said, record.replace(**said) if record is not None else None
 
@@ -255,16 +255,21 @@ def _load(model: AnyModel, options: InferenceOptions) -> LoadedModel:
 
 
 def _respond(
-    prompt: str | Sequence[Message], loaded: LoadedModel, capture: CaptureSettings | None, options: InferenceOptions
+    prompt: str | Sequence[Message],
+    loaded: LoadedModel,
+    capture: CaptureSettings | None,
+    options: InferenceOptions,
+    stops: tuple[str, ...] = (),
 ) -> tuple[Response, ActivationRecord | None]:
     """One response, with its record where one is wanted."""
     generation = generation_settings(options)
     encoded = prepare_prompts(loaded, [prompt], generation, options.get("chat"))
+    request = Request(encoded[0], generation.seed, stops)
     if capture is None:
-        return generate_batch(loaded, encoded, generation, generation.seed)[0], None
+        return generate_batch(loaded, [request], generation)[0], None
     sink = RecordedBatch()
     with capture.recorder(loaded, into=sink):
-        (response,) = generate_batch(loaded, encoded, generation, generation.seed)
+        (response,) = generate_batch(loaded, [request], generation)
     (record,) = sink.take(encoded)
     # The record's own prompt is what the model saw, chat template included.
     said = prompt if isinstance(prompt, str) else prompt[-1].content

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from actframe.errors import ModelError, PromptError, SettingsError
-from actframe.runs.generation import WINDOW_BATCHES, GenerationSettings, Response, generate_responses, plan_batches
+from actframe.runs.generation import GenerationSettings, Response, generate_responses
 from actframe.runs.models import LoadedModel, load_model
 from actframe.testing import tiny_model, tiny_tokenizer
 
@@ -98,7 +98,7 @@ def test_a_seed_repeats_what_was_drawn_and_another_does_not(tiny):
     assert drawn != generate_responses(tiny, PROMPTS, GenerationSettings(max_new_tokens=12, batch_size=3))
 
 
-def test_batches_draw_with_seeds_of_their_own(tiny):
+def test_prompts_draw_with_seeds_of_their_own(tiny):
     same = generate_responses(tiny, ["a"] * 4, GenerationSettings(max_new_tokens=12, temperature=1.0, batch_size=1))
     assert len({tuple(response.output_ids) for response in same}) > 1
 
@@ -162,6 +162,7 @@ def test_models_that_cannot_answer_are_refused(tiny):
         ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be a whole number, at least 1"),
         ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5"),
         ({"batch_size": -1}, "batch_size is -1"),
+        ({"batch_tokens": 0}, "batch_tokens is 0"),
         ({"temperature": -0.1}, "temperature is -0.1"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"temperature": 1.0, "top_p": 0.0}, "top_p is 0.0; it is a probability"),
@@ -172,17 +173,6 @@ def test_models_that_cannot_answer_are_refused(tiny):
 def test_settings_that_make_no_sense_are_refused_when_they_are_made(settings, message):
     with pytest.raises(SettingsError, match=message):
         GenerationSettings(**settings)
-
-
-def test_batches_cover_every_row_once_and_pad_little():
-    lengths = [(37 * i) % 101 + 1 for i in range(500)]
-    batches = plan_batches(lengths, batch_size=8)
-    assert sorted(row for batch in batches for row in batch) == list(range(500))
-    assert max(map(len, batches)) == 8
-    padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in batches)
-    assert padded < 1.1 * sum(lengths)
-    window = 8 * WINDOW_BATCHES
-    assert all(max(batch) // window == min(batch) // window for batch in batches)
 
 
 def test_smollm2_answers_in_a_batch_as_it_does_alone(smollm2):

@@ -41,7 +41,7 @@ def plan(tiny_llama):
 
 
 def keys_of(batches):
-    return [[job.key for job in batch.jobs] for batch in batches]
+    return [[job.key for job in batch] for batch in batches]
 
 
 def test_every_question_is_asked_in_every_trial_and_trials_come_one_after_another(plan):
@@ -51,13 +51,25 @@ def test_every_question_is_asked_in_every_trial_and_trials_come_one_after_anothe
     assert [len(job.input_ids) for job in jobs[:3]] == [3 + len(CUE), 1 + len(CUE), 2 + len(CUE)]
 
 
-def test_batches_hold_each_job_once_and_draw_with_seeds_of_their_own(plan):
+def test_batches_hold_each_job_once_the_longest_first(plan):
     made = plan(3, 1, 2, 5, 4)
     assert keys_of(made.batches) == [[("q3", 0), ("q4", 0)], [("q0", 0), ("q2", 0)], [("q1", 0)]]
-    assert [batch.seed for batch in made.batches] == [7, 8, 9]
 
 
-def test_a_batch_of_which_one_answer_is_missing_is_computed_whole_with_its_own_seed(plan):
+def test_each_answer_has_a_seed_of_its_own_which_batches_do_not_change(plan):
+    made, other = plan(3, 1, 2, num_trials=2), plan(3, 1, 2, num_trials=2, batch_size=5)
+    seeds = {job.key: job.request.seed for job in made.jobs}
+    assert len(set(seeds.values())) == 6
+    assert seeds == {job.key: job.request.seed for batch in other.batches for job in batch}
+    assert not {*seeds.values()} & {job.request.seed for job in plan(3, 1, 2, num_trials=2, seed=8).jobs}
+
+
+def test_batches_hold_so_many_tokens_at_most_with_those_to_come(plan):
+    made = plan(30, 4, 4, 4, 4, batch_size=4, batch_tokens=3 * (4 + len(CUE) + 4))
+    assert keys_of(made.batches) == [[("q0", 0)], [("q1", 0), ("q2", 0), ("q3", 0)], [("q4", 0)]]
+
+
+def test_a_batch_of_which_one_answer_is_missing_is_computed_whole(plan):
     made = plan(3, 1, 2, 5, 4)
     assert list(made.remaining(set())) == made.batches
     (left,) = made.remaining({("q3", 0), ("q4", 0), ("q2", 0), ("q1", 0)})
@@ -79,9 +91,16 @@ def test_the_limit_takes_the_first_questions(plan):
     [
         ((), BenchmarkError, "'lengths' has no questions"),
         ((1, 0), BenchmarkError, "question 'q1' of 'lengths' has no text"),
-        ((1, 500), PromptError, "question 'q1' of 'lengths': .*too long: 508"),
+        ((600, 500), PromptError, "every question of 'lengths' is too long for 'tiny': the shortest .* 508 tokens"),
     ],
 )
 def test_questions_that_cannot_be_asked_are_named(plan, lengths, error, message):
     with pytest.raises(error, match=message):
         plan(*lengths)
+
+
+def test_questions_that_do_not_fit_the_context_are_left_out_and_named(plan):
+    made = plan(1, 500, 2, 116, 117, num_trials=2)
+    assert made.too_long == ["q1", "q4"]
+    assert [question.id for question in made.questions] == ["q0", "q2", "q3"]
+    assert [job.key for job in made.jobs[3:]] == [("q0", 1), ("q2", 1), ("q3", 1)]

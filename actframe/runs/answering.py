@@ -19,7 +19,7 @@ __all__ = ["answer_batch", "graded_record", "unrecorded"]
 
 
 def answer_batch(
-    model: LoadedModel, jobs: Sequence[Job], generation: GenerationSettings, seed: int, sink: RecordedBatch | None
+    model: LoadedModel, jobs: Sequence[Job], generation: GenerationSettings, sink: RecordedBatch | None
 ) -> list[tuple[Response, ActivationRecord]]:
     """Each job's response with its record.
 
@@ -27,13 +27,11 @@ def answer_batch(
         model: who answers.
         jobs: what is asked, in one batch.
         generation: how to answer.
-        seed: what the batch draws with.
         sink: of the recorder that is recording; without one, records have no activations.
     """
-    encoded = [job.input_ids for job in jobs]
-    responses = generate_batch(model, encoded, generation, seed)
+    responses = generate_batch(model, [job.request for job in jobs], generation)
     if sink is not None:
-        records = sink.take(encoded)
+        records = sink.take([job.input_ids for job in jobs])
     else:
         records = [unrecorded(model, job, response, len(jobs)) for job, response in zip(jobs, responses, strict=True)]
     return list(zip(responses, records, strict=True))

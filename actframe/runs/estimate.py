@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from actframe.runs.models import LoadedModel
-from actframe.runs.plan import PlannedBatch
+from actframe.runs.plan import Batch
 from actframe.runs.run import BenchmarkRun
 from actframe.runs.sampling import Sample, take_sample
 from actframe.runs.settings import RunSettings
@@ -101,7 +101,7 @@ def estimate_run(run: BenchmarkRun) -> RunEstimate:
     """
     settings, plan, done = run.settings, run.plan, run.layout.done()
     batches = run.remaining()
-    jobs = [job for batch in batches for job in batch.jobs if job.key not in done]
+    jobs = [job for batch in batches for job in batch if job.key not in done]
     asked = plan.jobs[: min(SAMPLED_ANSWERS, settings.generation.batch_size)]
     longest = settings.generation.max_new_tokens
     sample = take_sample(run.model, settings, asked, longest)
@@ -126,7 +126,7 @@ def estimate_run(run: BenchmarkRun) -> RunEstimate:
         disk_free=run.layout.free_bytes(),
         disk_allowed=None if limit is None else max(0, limit - run.layout.written().bytes_on_disk),
         memory=_memory(run.model, settings, sample, batches),
-        seconds=len(batches) * _batch_seconds(run.model, settings, sample),
+        seconds=_seconds(run.model, sample, batches),
         device=str(run.model.device),
     )
 
@@ -136,15 +136,15 @@ def _token_bytes(sample: Sample) -> int:
     return sum(tensor.nbytes for record in sample.records for tensor in record.activations.values()) // rows
 
 
-def _memory(model: LoadedModel, settings: RunSettings, sample: Sample, batches: list[PlannedBatch]) -> MemoryEstimate:
+def _memory(model: LoadedModel, settings: RunSettings, sample: Sample, batches: list[Batch]) -> MemoryEstimate:
     longest = settings.generation.max_new_tokens
     batch, kept = 0, 0
     for each in batches:
-        lengths = [len(job.input_ids) for job in each.jobs]
+        lengths = [len(job.input_ids) for job in each]
         batch = max(batch, sum(sample.sizes.tensor_bytes(length, longest) for length in lengths))
         kept = max(kept, sum(sample.sizes.kept_bytes(length, longest) for length in lengths))
     sites = max(1, len(sample.records[0].activations))
-    total = sum(sample.sizes.tensor_bytes(len(job.input_ids), longest) for each in batches for job in each.jobs)
+    total = sum(sample.sizes.tensor_bytes(len(job.input_ids), longest) for each in batches for job in each)
     store = 2 * min(total, MEMORY_BYTES) + min(total, settings.shard_bytes) // sites
     return MemoryEstimate(
         model=_model_bytes(model.model),
@@ -160,10 +160,10 @@ def _model_bytes(model: nn.Module) -> int:
     return sum(tensors.values())
 
 
-def _batch_seconds(model: LoadedModel, settings: RunSettings, sample: Sample) -> float:
+def _seconds(model: LoadedModel, sample: Sample, batches: list[Batch]) -> float:
     """A CPU takes as long as there is to compute; an accelerator is hardly slower for a fuller batch."""
-    fuller = settings.generation.batch_size / len(sample.records)
-    return sample.seconds * (fuller if model.device.type == "cpu" else 1.0)
+    fuller = sum(len(batch) for batch in batches) / len(sample.records)
+    return sample.seconds * (fuller if model.device.type == "cpu" else len(batches))
 
 
 def _mean(values: list[int]) -> float:

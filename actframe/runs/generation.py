@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,14 +14,22 @@ from transformers import GenerationConfig
 
 from actframe.benchmarks.prompting import Message
 from actframe.errors import SettingsError
+from actframe.runs.batches import plan_batches
+from actframe.runs.drawing import Drawing, answer_seed
 from actframe.runs.models import LoadedModel
-from actframe.runs.prompts import check_lengths, encode_prompts
+from actframe.runs.prompts import begun_response, check_lengths, encode_prompts
 from actframe.runs.quiet import without_notices
+from actframe.runs.stopping import StopTexts, cut_at
 
-__all__ = ["GenerationSettings", "Response", "generate_batch", "generate_responses", "plan_batches", "prepare_prompts"]
-
-WINDOW_BATCHES = 16
-"""Batches are sorted by length within this many of them: padding stays small, and answers come nearly in order."""
+__all__ = [
+    "GenerationSettings",
+    "Request",
+    "Response",
+    "generate_batch",
+    "generate_responses",
+    "prepare_prompts",
+    "run_generate",
+]
 
 PLAIN = {
     "do_sample": False,
@@ -55,19 +63,23 @@ class GenerationSettings:
         max_new_tokens: where a response is cut off.
         temperature: 0 takes the likeliest token each time; above it, tokens are drawn.
         top_p: draw only from the likeliest tokens that together have this probability.
-        seed: of the first batch; batch number `n` of a call draws with `seed + n`. The same prompts in batches of the
-            same size give the same responses on the same machine, and torch's own random state is left as it was.
-        batch_size: how many prompts are computed together.
+        seed: what is drawn depends on. Each answer draws with a seed of its own, made of this one and of which answer
+            it is: so it stays what it is in another batch, another order, or a run that goes on. Torch's own random
+            state is not used.
+        batch_size: how many prompts are computed together at most.
+        batch_tokens: how many tokens are, at most: rows times the longest prompt and response that there may be. A
+            prompt that is longer by itself is computed alone.
     """
 
     max_new_tokens: int = 128
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
-    batch_size: int = 8
+    batch_size: int = 16
+    batch_tokens: int = 16384
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "batch_size"):
+        for name in ("max_new_tokens", "batch_size", "batch_tokens"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise SettingsError(f"{name} is {value!r}; it must be a whole number, at least 1")
@@ -82,20 +94,37 @@ class GenerationSettings:
 
 
 @dataclass(frozen=True)
+class Request:
+    """What `generate_batch` needs to know of one response.
+
+    Attributes:
+        input_ids: the tokens of the prompt, from `prepare_prompts`.
+        seed: what it draws with.
+        stops: texts that end it, and are not part of it.
+    """
+
+    input_ids: list[int]
+    seed: int = 0
+    stops: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Response:
     """What the model answered to one prompt.
 
     Attributes:
-        text: the response without special tokens.
-        output_ids: its token ids, with the end-of-sequence token that closed it.
+        text: the response without special tokens, up to the text that stopped it.
+        output_ids: its token ids, with the end-of-sequence token that closed it, or the text that stopped it.
         prompt_tokens: the length of the prompt in tokens, chat template included.
         truncated: whether the token limit ended it, not the model.
+        begun: what the prompt itself began of the response: an open `<think>`, or nothing.
     """
 
     text: str
     output_ids: list[int]
     prompt_tokens: int
     truncated: bool
+    begun: str = ""
 
 
 def generate_responses(
@@ -106,16 +135,18 @@ def generate_responses(
 ) -> list[Response]:
     """One response for each prompt, in the order of the prompts; `chat` as in `encode_prompts`.
 
+    Where tokens are drawn, the n-th prompt draws what it draws in every call with the same seed.
+
     Raises:
         PromptError: a prompt is empty or too long, said before the model runs.
         ModelError: the model has no tokenizer, does not generate, or has no chat template where one was demanded.
     """
     settings = settings or GenerationSettings()
     encoded = prepare_prompts(loaded, prompts, settings, chat)
+    requests = [Request(ids, answer_seed(settings.seed, "", index)) for index, ids in enumerate(encoded)]
     responses: dict[int, Response] = {}
-    for number, rows in enumerate(plan_batches([len(ids) for ids in encoded], settings.batch_size)):
-        batch = generate_batch(loaded, [encoded[row] for row in rows], settings, settings.seed + number)
-        responses.update(zip(rows, batch, strict=True))
+    for rows in plan_batches([len(ids) for ids in encoded], settings):
+        responses.update(zip(rows, generate_batch(loaded, [requests[row] for row in rows], settings), strict=True))
     return [responses[index] for index in range(len(encoded))]
 
 
@@ -136,76 +167,91 @@ def prepare_prompts(
     return encoded
 
 
-def plan_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """The rows of each batch: sorted by length within a window, the longest first.
-
-    >>> plan_batches([3, 9, 4, 8], batch_size=2)
-    [[1, 3], [2, 0]]
-    """
-    window = batch_size * WINDOW_BATCHES
-    batches = []
-    for start in range(0, len(lengths), window):
-        rows = sorted(range(start, min(start + window, len(lengths))), key=lambda row: -lengths[row])
-        batches += [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
-    return batches
-
-
-def generate_batch(
-    loaded: LoadedModel, encoded: Sequence[Sequence[int]], settings: GenerationSettings, seed: int
-) -> list[Response]:
-    """One call of the model's `generate` for prompts from `prepare_prompts`, in their order.
+def generate_batch(loaded: LoadedModel, requests: Sequence[Request], settings: GenerationSettings) -> list[Response]:
+    """One call of the model's `generate`, and the response to each request, in their order.
 
     Args:
         loaded: the model and its tokenizer.
-        encoded: token ids of each prompt of this batch.
-        settings: how to generate; `seed` and `batch_size` are the caller's to apply.
-        seed: what this batch draws with.
+        requests: of this batch.
+        settings: how to generate; `seed` and the sizes of batches are the caller's to apply.
     """
     tokenizer = loaded.require_tokenizer()
-    stops = _stops(loaded)
-    config = _generation_config(loaded, settings, stops)
-    ids, mask = _pad(encoded, config.pad_token_id, left=not loaded.is_encoder_decoder)
-    with _drawing(loaded.device, seed if config.do_sample else None), without_notices():
-        sequences = loaded.model.generate(
-            input_ids=ids.to(loaded.device), attention_mask=mask.to(loaded.device), generation_config=config
-        )
-    # A decoder of its own begins with its start token instead of the prompt.
-    start = 1 if loaded.is_encoder_decoder else ids.shape[1]
+    sequences, start, stopped = run_generate(loaded, requests, settings)
+    ends = _ends(loaded)
     responses = []
-    for prompt, row in zip(encoded, sequences[:, start:].tolist(), strict=True):
-        end = next((position + 1 for position, token in enumerate(row) if token in stops), None)
+    for request, row, stop in zip(requests, sequences[:, start:].tolist(), stopped, strict=True):
+        end = next((position + 1 for position, token in enumerate(row[:stop]) if token in ends), stop)
         output = row[:end]
-        text = tokenizer.decode(output, skip_special_tokens=True)
-        responses.append(Response(str(text), output, len(prompt), truncated=end is None))
+        text = str(tokenizer.decode(output, skip_special_tokens=True))
+        cut = cut_at(text, request.stops)
+        begun = begun_response(tokenizer, request.input_ids)
+        responses.append(
+            Response(text if cut is None else cut, output, len(request.input_ids), end is None and cut is None, begun)
+        )
     return responses
 
 
-def _stops(loaded: LoadedModel) -> list[int]:
+def run_generate(
+    loaded: LoadedModel, requests: Sequence[Request], settings: GenerationSettings, **more: Any
+) -> tuple[Any, int, list[int | None]]:
+    """The call of `generate` itself.
+
+    Args:
+        loaded: the model and its tokenizer.
+        requests: of this batch.
+        settings: how to generate.
+        more: further arguments of `generate`.
+
+    Returns:
+        What `generate` returns, where in its rows the response begins, and after how many tokens a stop ended it.
+    """
+    has_stops = any(request.stops for request in requests)
+    config = _generation_config(loaded, settings, has_stops)
+    ids, mask = _pad([each.input_ids for each in requests], config.pad_token_id, left=not loaded.is_encoder_decoder)
+    # A decoder of its own begins with its start token instead of the prompt.
+    start = 1 if loaded.is_encoder_decoder else ids.shape[1]
+    stopping = StopTexts(loaded.require_tokenizer(), [each.stops for each in requests], start)
+    if has_stops:
+        more["stopping_criteria"] = [stopping]
+    if settings.temperature > 0:
+        more["logits_processor"] = [Drawing(settings.temperature, settings.top_p, [each.seed for each in requests])]
+    with without_notices():
+        returned = loaded.model.generate(
+            input_ids=ids.to(loaded.device), attention_mask=mask.to(loaded.device), generation_config=config, **more
+        )
+    return returned, start, stopping.ends
+
+
+def _ends(loaded: LoadedModel) -> list[int]:
     """The tokens that end a response.
 
     The tokenizer's own is added to the model's: fine-tuned chat models often teach the one and forget the other.
     """
     own = getattr(getattr(loaded.model, "generation_config", None), "eos_token_id", None)
-    stops = list(own) if isinstance(own, list | tuple) else [own]
+    ends = list(own) if isinstance(own, list | tuple) else [own]
     return [
-        int(token) for token in dict.fromkeys([*stops, loaded.require_tokenizer().eos_token_id]) if token is not None
+        int(token) for token in dict.fromkeys([*ends, loaded.require_tokenizer().eos_token_id]) if token is not None
     ]
 
 
-def _generation_config(loaded: LoadedModel, settings: GenerationSettings, stops: list[int]) -> GenerationConfig:
-    """The checkpoint's special tokens, and nothing else but the settings."""
+def _generation_config(loaded: LoadedModel, settings: GenerationSettings, has_stops: bool) -> GenerationConfig:
+    """The checkpoint's special tokens, and nothing else but the settings.
+
+    Where tokens are drawn, `Drawing` does it, and `generate` takes what is largest then.
+    """
     own = getattr(loaded.model, "generation_config", None)
     config = copy.deepcopy(own) if own is not None else GenerationConfig()  # type: ignore[no-untyped-call]
     for name, off in PLAIN.items():
         if getattr(config, name, None) not in (None, off):
             setattr(config, name, off)
-    if settings.temperature > 0:
-        config.do_sample, config.top_k = True, 0
-        config.temperature, config.top_p = settings.temperature, settings.top_p
+    ends, tokenizer = _ends(loaded), loaded.require_tokenizer()
     config.max_length, config.max_new_tokens = None, settings.max_new_tokens
-    config.eos_token_id = stops or None
+    config.eos_token_id = ends or None
     # Masked wherever it stands, so that any token will do.
-    pads = [loaded.require_tokenizer().pad_token_id, config.pad_token_id, *stops, 0]
+    pads = [tokenizer.pad_token_id, config.pad_token_id, *ends, 0]
+    if has_stops:
+        # A row that a text has stopped is filled up with it, and has not ended with a token that it never gave.
+        pads = [token for token in [*pads, *tokenizer.all_special_ids, 0, 1, 2] if token not in ends]
     config.pad_token_id = next(token for token in pads if token is not None)
     return config
 
@@ -220,17 +266,3 @@ def _pad(encoded: Sequence[Sequence[int]], pad: int, left: bool) -> tuple[Tensor
         ids[row, span] = torch.tensor(prompt)
         mask[row, span] = 1
     return ids, mask
-
-
-@contextmanager
-def _drawing(device: torch.device, seed: int | None) -> Iterator[None]:
-    """Draw with a seed inside the block, and leave torch's random state as it was."""
-    if seed is None:
-        yield
-        return
-    on_cuda = device.type == "cuda"
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if on_cuda else ()):
-        torch.default_generator.manual_seed(seed)
-        if on_cuda:
-            torch.cuda.manual_seed_all(seed)
-        yield

@@ -12,7 +12,7 @@ from actframe.benchmarks.prompting import Message, Prompting
 from actframe.errors import ActframeError, BenchmarkError
 from actframe.runs.generation import Response
 
-__all__ = ["grade", "make_conversation", "take_questions"]
+__all__ = ["grade", "make_conversation", "stops_of", "take_questions"]
 
 
 def take_questions(benchmark: BenchmarkAdapter, limit: int | None = None) -> list[Question]:
@@ -57,13 +57,28 @@ def make_conversation(benchmark: BenchmarkAdapter, question: Question, prompting
     return messages
 
 
+def stops_of(benchmark: BenchmarkAdapter, question: Question) -> tuple[str, ...]:
+    """The texts that end the response to a question.
+
+    Raises:
+        BenchmarkError: the adapter gave something else.
+    """
+    stops = benchmark.stops(question)
+    if isinstance(stops, str) or not all(isinstance(each, str) and each for each in stops):
+        raise BenchmarkError(
+            f"benchmark {benchmark.name!r} should stop question {question.id!r} at a list of texts that are not "
+            f"empty, not at {stops!r:.80}"
+        )
+    return tuple(stops)
+
+
 def grade(benchmark: BenchmarkAdapter, question: Question, response: Response) -> dict[str, Any]:
     """What a benchmark says about one response, under the keys of a record.
 
     An adapter that raises on a response, which its contract forbids, costs this answer and not the run: the answer
     counts as unparsed, with a warning that names the question.
     """
-    verdict = _verdict(benchmark, question, lambda: benchmark.judge(response.text, question))
+    verdict = _verdict(benchmark, question, lambda: benchmark.judge(response.begun + response.text, question))
     return {
         "question_id": question.id,
         "subject": question.subject,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
@@ -10,7 +11,18 @@ from actframe.benchmarks.prompting import Message
 from actframe.errors import ModelError, PromptError
 from actframe.runs.models import LoadedModel
 
-__all__ = ["check_lengths", "encode_prompts", "render_chat", "without_double_start"]
+__all__ = [
+    "begun_response",
+    "check_lengths",
+    "encode_prompts",
+    "exceeds_context",
+    "render_chat",
+    "without_double_start",
+]
+
+OPEN_THOUGHT = re.compile(r"<(?:think|thinking|thought|reasoning)>(?=\s*$)", re.IGNORECASE)
+TAIL = 16
+"""Tokens of a prompt in which its last tag and the blanks after it stand."""
 
 
 def encode_prompts(
@@ -50,16 +62,26 @@ def check_lengths(loaded: LoadedModel, encoded: Sequence[Sequence[int]], max_new
     Raises:
         PromptError: names the first prompt that is too long, its length, and the model's limit.
     """
-    limit = loaded.context_length
-    if limit is None:
-        return
     for index, ids in enumerate(encoded):
-        needed = max(len(ids), max_new_tokens) if loaded.is_encoder_decoder else len(ids) + max_new_tokens
-        if needed > limit:
+        if exceeds_context(loaded, len(ids), max_new_tokens):
             raise PromptError(
                 f"prompt {index} of {len(encoded)} is too long: {len(ids)} tokens and {max_new_tokens} new ones do not "
-                f"fit the context of {loaded.name!r}, which is {limit} tokens; shorten it or lower max_new_tokens"
+                f"fit the context of {loaded.name!r}, which is {loaded.context_length} tokens; shorten it or lower "
+                f"max_new_tokens"
             )
+
+
+def exceeds_context(loaded: LoadedModel, prompt_tokens: int, max_new_tokens: int) -> bool:
+    """Whether a prompt and the response that there may be do not fit the model's context."""
+    limit = loaded.context_length
+    needed = max(prompt_tokens, max_new_tokens) if loaded.is_encoder_decoder else prompt_tokens + max_new_tokens
+    return limit is not None and needed > limit
+
+
+def begun_response(tokenizer: PreTrainedTokenizerBase, input_ids: Sequence[int]) -> str:
+    """What a prompt begins of the response itself: templates of thinking models end in an open `<think>`."""
+    found = OPEN_THOUGHT.search(str(tokenizer.decode(list(input_ids[-TAIL:]))))
+    return f"{found[0]}\n" if found else ""
 
 
 def _conversation(prompt: str | Sequence[Message], index: int) -> list[Message]:

@@ -9,7 +9,7 @@ from rich.filesize import decimal
 
 from actframe.errors import StorageError
 from actframe.runs.layout import RunLayout
-from actframe.runs.plan import Job, Key, PlannedBatch
+from actframe.runs.plan import Batch, Job, Key
 from actframe.runs.settings import RunSettings
 from actframe.runs.sizes import STORED, AnswerSizes
 
@@ -66,7 +66,7 @@ class DiskRoom:
                 stacklevel=2,
             )
 
-    def fits(self, batch: PlannedBatch, done: Container[Key]) -> bool:
+    def fits(self, batch: Batch, done: Container[Key]) -> bool:
         """Whether one more batch fits into the limit, however long its answers become.
 
         Where what waits to be written may not fit beside it, that is written first, and then its size is known.
@@ -74,7 +74,7 @@ class DiskRoom:
         """
         if self._limit is None:
             return True
-        sizes, jobs = self._sizes, [job for job in batch.jobs if job.key not in done]
+        sizes, jobs = self._sizes, [job for job in batch if job.key not in done]
         coming = sizes.shard_bytes + sum(sizes.most_bytes(len(job.input_ids), self._longest) for job in jobs)
         now = self._layout.written()
         waiting = now.queued_bytes + now.queued_records * (sizes.line_bytes + STORED)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from collections.abc import Callable, Container, Generator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 
 from actframe.benchmarks.base import BenchmarkAdapter
+from actframe.records.record import ActivationRecord
 from actframe.runs.answering import answer_batch, graded_record
+from actframe.runs.generation import Response
 from actframe.runs.layouts import layout_for
 from actframe.runs.models import LoadedModel
-from actframe.runs.plan import Key, PlannedBatch, RunPlan
+from actframe.runs.plan import Batch, Job, Key, RunPlan
 from actframe.runs.progress import RunProgress
 from actframe.runs.recording import RecordedBatch
 from actframe.runs.results import RunResult
@@ -34,7 +37,8 @@ class BenchmarkRun:
     run in the same folder again goes on where it ended: answers that are there are kept, and the others become what
     they would have been. With `layout="files"` it gets `answers.jsonl` and one activation file for each answer instead.
 
-    Everything that can be wrong is found here, before the model runs.
+    Everything that can be wrong is found here, before the model runs. Questions that do not fit the model's context are
+    left out, with a warning: `plan.too_long` and the results have their ids.
 
     Args:
         model: who answers.
@@ -49,7 +53,7 @@ class BenchmarkRun:
 
     Raises:
         BenchmarkError: the adapter has no questions, repeats an id, or fails to make a prompt.
-        PromptError: a question is empty or too long for the model; the message has its id.
+        PromptError: a question is empty, or all are too long for the model; the message has its id.
         ModelError: the model has no tokenizer or does not generate.
         SiteError, SelectionError, LayoutError: the selection does not fit the model.
         StorageError: the folder cannot be made or written, holds something else, or another process runs this in it.
@@ -78,13 +82,21 @@ class BenchmarkRun:
         self.layout.check()
         if self.remaining():
             self.layout.check_can_write()
+        if left_out := self.plan.too_long:
+            warnings.warn(
+                f"{len(left_out)} of {len(left_out) + len(self.plan.questions)} questions are left out: with "
+                f"{self.settings.generation.max_new_tokens} new tokens they do not fit the context of {model.name!r}, "
+                f"which is {model.context_length} tokens ({', '.join(left_out[:3])}{', ...' * (len(left_out) > 3)})",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     @property
     def location(self) -> str:
         """The folder's path, or its URL."""
         return self.layout.location
 
-    def remaining(self) -> list[PlannedBatch]:
+    def remaining(self) -> list[Batch]:
         """The batches that are still to be computed: those of which an answer is missing."""
         return list(self.plan.remaining(self.layout.done()))
 
@@ -153,24 +165,27 @@ class BenchmarkRun:
                     yield now
 
     def _answer(
-        self, batch: PlannedBatch, done: Container[Key], sitting: Sitting, sink: RecordedBatch | None
+        self, batch: Batch, done: Container[Key], sitting: Sitting, sink: RecordedBatch | None
     ) -> Generator[bool]:
         """Compute one batch, and give its new answers to the layout; says of each whether it is right."""
-        with sitting.generates():
-            answered = answer_batch(self.model, batch.jobs, self.settings.generation, batch.seed, sink)
-        sitting.tokens += sum(len(response.output_ids) for response, _ in answered)
-        for job, (response, record) in zip(batch.jobs, answered, strict=True):
-            if job.key not in done:
-                graded = graded_record(self.model, self.benchmark, job, response, record)
-                self.layout.append(graded)
-                sitting.answers += 1
-                yield bool(graded["correct"])
 
-    def _room(self, remaining: Sequence[PlannedBatch]) -> DiskRoom:
+        def compute(jobs: Sequence[Job]) -> list[tuple[Response, ActivationRecord]]:
+            return answer_batch(self.model, jobs, self.settings.generation, sink)
+
+        for jobs, answered in sitting.compute(batch, compute):
+            sitting.tokens += sum(len(response.output_ids) for response, _ in answered)
+            for job, (response, record) in zip(jobs, answered, strict=True):
+                if job.key not in done:
+                    graded = graded_record(self.model, self.benchmark, job, response, record)
+                    self.layout.append(graded)
+                    sitting.answers += 1
+                    yield bool(graded["correct"])
+
+    def _room(self, remaining: Sequence[Batch]) -> DiskRoom:
         """The room on the disk, looked at with one forward pass over one prompt."""
         sample = first_pass(self.model, self.settings, self.plan.jobs[0])
         room = DiskRoom(self.layout, self.settings, sample.sizes, sample.ratio)
-        room.check([job for batch in remaining for job in batch.jobs])
+        room.check([job for batch in remaining for job in batch])
         return room
 
     def _finish(self, sitting: Sitting, reason: str | None) -> RunResult:
@@ -182,7 +197,12 @@ class BenchmarkRun:
         circumstances = sitting.circumstances(self.layout.earlier_results(), self.layout.written())
         tokens = sum(answer["output_tokens"] or 0 for answer in found.graded)
         result = RunResult(
-            {**circumstances, "answers": {"done": len(found.answers), "total": total}, "output_tokens": tokens},
+            {
+                **circumstances,
+                "answers": {"done": len(found.answers), "total": total},
+                "too_long": self.plan.too_long,
+                "output_tokens": tokens,
+            },
             found.answers,
             found.graded,
             partial=reason is not None,

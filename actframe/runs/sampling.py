@@ -60,7 +60,7 @@ def take_sample(model: LoadedModel, settings: RunSettings, jobs: list[Job], max_
     capture, sink = settings.capture, RecordedBatch()
     began = time.monotonic()
     with capture.recorder(model, into=sink) if capture else nullcontext():
-        answered = answer_batch(model, jobs, generation, generation.seed, sink if capture else None)
+        answered = answer_batch(model, jobs, generation, sink if capture else None)
     seconds = time.monotonic() - began
     records = [record for _, record in answered]
     selection = Selection.of(capture.select if capture else None)

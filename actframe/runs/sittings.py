@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
+from actframe.runs.batches import batch_tokens
 from actframe.runs.identity import versions
 from actframe.runs.layout import Written
+from actframe.runs.memory import Halving
 from actframe.runs.models import LoadedModel
+from actframe.runs.plan import Job
 from actframe.runs.settings import RunSettings
 
 __all__ = ["Sitting"]
 
-DERIVED = ("format", "partial", "reason", "summary", "by_subject", "answers", "output_tokens")
+Answered = TypeVar("Answered")
+
+DERIVED = ("format", "partial", "reason", "summary", "by_subject", "answers", "output_tokens", "too_long")
 """What results say that is computed from the answers each time."""
 
 
@@ -37,15 +42,33 @@ class Sitting:
         self.answers = 0
         self.tokens = 0
         self.generating = 0.0
+        self._halving = Halving[Job](
+            lambda jobs: batch_tokens([len(job.input_ids) for job in jobs], settings.generation)
+        )
 
-    @contextmanager
-    def generates(self) -> Iterator[None]:
-        """Inside the block the model generates."""
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.generating += time.monotonic() - began
+    def compute(
+        self, batch: Sequence[Job], answer: Callable[[Sequence[Job]], Answered]
+    ) -> Iterator[tuple[Sequence[Job], Answered]]:
+        """Let the model answer a batch, in parts where memory does not suffice; each part with its answers."""
+        refused_before = self._halving.refused
+        parts = self._halving.run(batch, answer)
+        while True:
+            began = time.monotonic()
+            try:
+                part = next(parts, None)
+            finally:
+                self.generating += time.monotonic() - began
+            if refused_before is None and self._halving.refused is not None:
+                refused_before = self._halving.refused
+                warnings.warn(
+                    f"memory does not suffice for batches of {refused_before} tokens: those as large are halved from "
+                    f"here on. A smaller batch_tokens (--batch-tokens) or batch_size saves the attempts",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            if part is None:
+                return
+            yield part
 
     def circumstances(self, earlier: Mapping[str, Any], written: Written) -> dict[str, Any]:
         """What results say of model, benchmark, settings and sittings.
@@ -85,6 +108,7 @@ class Sitting:
             "generating_seconds": self.generating,
             "answers": self.answers,
             "generated_tokens": self.tokens,
+            "halved_from_tokens": self._halving.refused,
             "device": str(self._model.device),
             **{f"{name}_version": version for name, version in versions().items()},
         }
