@@ -45,7 +45,7 @@ def test_another_seed_question_or_trial_draws_something_else():
     seeds = [answer_seed(seed, question, trial) for seed in (0, 1) for question in ("a", "b", "1") for trial in (0, 1)]
     assert len(set(seeds)) == 12
     assert answer_seed(1, "11", 1) != answer_seed(11, "1", 1)
-    assert answer_seed(0, "general/1", 0) == 0xa72cf8a84247254f1aa692a5f3a498b5
+    assert answer_seed(0, "general/1", 0) == 0xA72CF8A84247254F1AA692A5F3A498B5
 
 
 REQUESTS = [Request([1, 5 + number, *range(3, 3 + number % 5)], answer_seed(7, f"q{number}", 0)) for number in range(9)]
