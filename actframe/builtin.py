@@ -15,6 +15,7 @@ def extensions() -> Iterable[type[Extension]]:
     """Everything that comes with actframe."""
     from actframe.benchmarks.arithmetic import Arithmetic
     from actframe.benchmarks.general import General
+    from actframe.benchmarks.jsonl import OwnFile
     from actframe.capture.forward_hooks import ForwardHooks
     from actframe.capture.hidden_states import OutputHiddenStates
     from actframe.storage.pickle_ import PickleBackend
@@ -29,4 +30,5 @@ def extensions() -> Iterable[type[Extension]]:
         ZstdBackend,
         Arithmetic,
         General,
+        OwnFile,
     ]

@@ -10,11 +10,11 @@ from typing import Any, Literal, Unpack, overload
 import torch
 
 from actframe.benchmarks.base import BenchmarkAdapter, Question
+from actframe.benchmarks.own import Asked, as_question
 from actframe.benchmarks.prompting import Message, Prompting
 from actframe.capture.selection import Selection, Sites
 from actframe.errors import SettingsError
 from actframe.records.record import ActivationRecord
-from actframe.runs.asked import Asked, as_question
 from actframe.runs.generation import Request, Response, generate_batch, prepare_prompts
 from actframe.runs.grading import grade, make_conversation, stops_of
 from actframe.runs.models import LoadedModel, load_model

@@ -49,6 +49,7 @@ IMPLEMENTATIONS = {
     "actframe.storage.zstd_",
     "actframe.benchmarks.general",
     "actframe.benchmarks.arithmetic",
+    "actframe.benchmarks.jsonl",
 }
 
 

@@ -63,7 +63,7 @@ def test_built_in_extensions_are_found_by_name():
     found = registry()
     assert list(found.installed(StorageBackend)) == ["pickle", "safetensors", "zstd"]
     assert list(found.installed(CaptureStrategy)) == ["hooks", "output_hidden_states"]
-    assert list(found.installed(BenchmarkAdapter)) == ["arithmetic", "general"]
+    assert list(found.installed(BenchmarkAdapter)) == ["arithmetic", "general", "jsonl"]
     assert found.find(StorageBackend, "zstd").suffix == ".safetensors.zst"
 
 

@@ -20,33 +20,17 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from actframe.benchmarks.row import Row, lacking, there
 from actframe.errors import BenchmarkError, needs_extra
 
-__all__ = ["Row", "data_files", "located_rows", "read_rows"]
+__all__ = ["data_files", "files_below", "is_data_file", "located_rows", "of_one_format", "read_rows"]
 
 BATCH_ROWS = 1024
 NOT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 """What `datasets` writes beside the data."""
-MOST_NAMES = 12
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row, and where it stands.
-
-    Attributes:
-        values: its columns.
-        place: for people: `questions.jsonl, line 3`.
-        path: its file; None where it came from elsewhere.
-    """
-
-    values: Mapping[str, Any]
-    place: str
-    path: Path | None = None
 
 
 def read_rows(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
@@ -72,25 +56,39 @@ def data_files(path: str | os.PathLike[str]) -> list[Path]:
     Raises:
         BenchmarkError: there is none, or they are of several formats.
     """
-    root = Path(path).expanduser()
+    return of_one_format(files_below(Path(path).expanduser()), Path(path))
+
+
+def files_below(root: Path) -> list[Path]:
+    """As `data_files`, whatever their formats."""
     if not root.exists():
         raise BenchmarkError(f"no file or folder {str(root)!r}{_beside(root)}")
     if root.is_file():
-        if _suffix(root) not in READERS:
+        if not is_data_file(root):
             raise BenchmarkError(f"{str(root)!r} is no file of rows; those end in {', '.join(READERS)}")
         return [root]
     inside = sorted(file for file in root.rglob("*") if file.is_file())
     visible = [file for file in inside if not any(part.startswith(".") for part in file.relative_to(root).parts)]
-    found = [file for file in visible if _suffix(file) in READERS and file.name not in NOT_DATA]
+    found = [file for file in visible if is_data_file(file) and file.name not in NOT_DATA]
     if not found:
         names = [str(file.relative_to(root)) for file in visible]
-        raise BenchmarkError(f"the folder {str(root)!r} has no file of rows ({', '.join(READERS)}){_there(names)}")
-    if len(formats := sorted({_suffix(file) for file in found})) > 1:
+        raise BenchmarkError(f"the folder {str(root)!r} has no file of rows ({', '.join(READERS)}){there(names)}")
+    return found
+
+
+def is_data_file(path: Path) -> bool:
+    """Whether a name is that of a file of rows, be it there or not."""
+    return _suffix(path) in READERS
+
+
+def of_one_format(files: list[Path], root: Path) -> list[Path]:
+    """The files, which may hold the same rows where they are of several formats: that is refused."""
+    if len(formats := sorted({_suffix(file) for file in files})) > 1:
         raise BenchmarkError(
             f"the folder {str(root)!r} has files of several formats ({', '.join(formats)}), which may hold the same "
             f"rows; name the file, or a folder of one format"
         )
-    return found
+    return files
 
 
 def located_rows(path: Path, *, columns: Sequence[str] | None = None, unnamed: Sequence[str] = ()) -> Iterator[Row]:
@@ -113,12 +111,6 @@ def located_rows(path: Path, *, columns: Sequence[str] | None = None, unnamed: S
             yield Row(values, f"{path}, {place}", path)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise BenchmarkError(f"{path} cannot be read: {error}") from error
-
-
-def lacking(place: str, missing: Sequence[str], present: Mapping[str, Any] | Sequence[str]) -> BenchmarkError:
-    """What to raise where a row has not all columns that it needs."""
-    names = f"column{'s' * (len(missing) > 1)} {', '.join(map(repr, missing))}"
-    return BenchmarkError(f"{place} lacks the {names}; it has {', '.join(map(repr, present)) or 'none'}")
 
 
 Places = Iterator[tuple[str, dict[str, Any]]]
@@ -261,12 +253,7 @@ def _beside(path: Path) -> str:
     """What the nearest folder holds, for a path that is not there."""
     if not path.parent.is_dir():
         return f": there is no folder {str(path.parent)!r} either"
-    return _there(sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith(".")))
-
-
-def _there(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return f"; there: {', '.join(names[:MOST_NAMES]) or 'nothing'}{more}"
+    return there(sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith(".")))
 
 
 READERS: Mapping[str, Callable[[Path, Sequence[str] | None, Sequence[str]], Places]] = {

@@ -5,8 +5,8 @@ import pickle
 import pytest
 
 from actframe import Question
+from actframe.benchmarks.own import Asked, as_question, options_in
 from actframe.errors import BenchmarkError
-from actframe.runs.asked import Asked, as_question, options_in
 
 PLANET = {"question": "Largest planet?", "choices": ["Mars", "Jupiter", "Venus"], "answer": "B"}
 
@@ -42,6 +42,48 @@ def test_a_dictionary_keeps_what_else_it_says():
     assert question.choices == ("Mars", "Jupiter", "Venus")
 
 
+def test_an_answer_in_words_stays_as_it_is_also_with_a_number_in_it():
+    assert as_question({"question": "Which flight?", "answer": "Apollo 11"}).answer == "Apollo 11"
+    question = {"question": "Which flight?", "answer": "Apollo 11"}
+    for response, right in [
+        ("apollo 11", True),
+        ("The answer is **Apollo 11**. It flew in 1969.", True),
+        ("I first thought: the answer is Apollo 13. No, the answer is the Apollo 11!", True),
+        ("11", False),
+        ("The answer is Apollo 13.", False),
+        ("", False),
+    ]:
+        asked = as_question(question)
+        assert Asked(asked).judge(response, asked).correct == right, response
+
+
+@pytest.mark.parametrize(
+    ("response", "said"),
+    [
+        ("The answer is Dr. J. Smith. He wrote it.", "dr j smith"),
+        ("Final answer: The St. Lawrence River\n\nQuestion: what else?", "st lawrence river"),
+        ("\\boxed{\\text{Paris}}", "paris"),
+        ("Paris\nIt lies on the Seine.", "paris"),
+        ("<think>The answer is Lyon.</think>Paris", "paris"),
+        ("<think>The answer is Lyon.", None),
+        ("...", None),
+    ],
+)
+def test_words_are_taken_from_the_last_statement_else_from_the_first_line(response, said):
+    question = as_question({"question": "Which?", "answer": "Paris"})
+    assert Asked(question).extract_answer(response, question) == said
+
+
+def test_a_table_may_have_a_column_for_each_choice_and_an_index_as_text():
+    question = as_question({"question": "Up?", "A": "NA", "B": "None", "C": "", "answer": "1", "level": 2})
+    assert (question.choices, question.answer, question.metadata) == (("NA", "None"), "B", {"level": 2})
+
+
+def test_questions_with_the_same_text_and_other_choices_have_other_ids():
+    one, other = ({"question": "Which is right?", "choices": ["a", last]} for last in "bc")
+    assert as_question(one).id != as_question(other).id
+
+
 def test_the_same_text_has_the_same_id():
     assert as_question("Why?").id == as_question({"question": "Why?"}).id
     assert as_question("Why?").id != as_question("Why not?").id
@@ -56,9 +98,13 @@ def test_a_question_is_taken_as_it_is():
     ("asked", "message"),
     [
         (7, "a question is a text, a dictionary or a Question, not int"),
-        ({"text": "?"}, r"has its text under 'question'; this one has \['text'\]"),
+        ({"text": "?"}, "this question lacks the column 'question'; it has 'text'"),
         ({"question": "?", "choices": "ABCD"}, "'choices' is a list of 2 to 26 options, not 'ABCD'"),
         ({"question": "?", "choices": ["only"]}, "'choices' is a list of 2 to 26 options"),
+        ({"question": "?", "choices": ["a"] * 27}, "'choices' is a list of 2 to 26 options"),
+        ({"question": "?", "choices": ["yes", " "]}, "'choices' should be options that are not empty"),
+        ({"question": "?", "choices": ["yes", "no", "yes"]}, "the choice 'yes' is given twice"),
+        ({"question": " "}, "'question' should be a text that is not empty, not ' '"),
     ],
 )
 def test_what_is_no_question_is_refused(asked, message):
