@@ -285,6 +285,42 @@ def test_inputs_that_require_grad_are_enough_as_saliency_has_it(model, batch):
     assert not embeds._backward_hooks
 
 
+def test_an_input_that_is_trained_has_in_each_record_the_gradient_of_that_pass_alone(model, batch):
+    model.eval().requires_grad_(False)
+    mask = batch["attention_mask"]
+    prompt = torch.nn.Parameter(model.model.embed_tokens(batch["input_ids"]))
+    expected = []
+    with ActivationRecorder(model, ["embeddings", 1], gradients=True) as recorder:
+        for _ in range(3):
+            # Its cache lives until the next pass is over, and so do these sequences.
+            out = model(inputs_embeds=prompt, attention_mask=mask)
+            out.logits[:, -1].logsumexp(-1).sum().backward()
+            expected.append(prompt.grad.clone())
+            with torch.no_grad():
+                prompt -= prompt.grad
+            prompt.grad = None
+    assert not prompt._backward_hooks
+    assert len(recorder.records) == 9
+    for number, record in enumerate(recorder.records):
+        row = number % 3
+        assert torch.equal(record.activations["embeddings@grad"], expected[number // 3][row, mask[row].bool()])
+
+
+@pytest.mark.parametrize("is_leaf", [True, False])
+def test_one_tensor_that_enters_two_passes_before_their_backward_is_refused(model, batch, is_leaf):
+    embeds = model.model.embed_tokens(batch["input_ids"])
+    embeds = embeds.detach().requires_grad_() if is_leaf else embeds
+    with pytest.raises(CaptureError, match="embeddings is the very tensor of an earlier forward pass"):
+        with ActivationRecorder(model, "embeddings", gradients=True):
+            one, other = (model(inputs_embeds=embeds).logits.sum() for _ in range(2))
+            (one + other).backward()
+    with ActivationRecorder(model, "embeddings", gradients=True) as recorder:
+        one, other = (model(inputs_embeds=embeds.clone()).logits.sum() for _ in range(2))
+        (one + 2 * other).backward()
+    first, second = recorder.records[0], recorder.records[3]
+    torch.testing.assert_close(second.activations["embeddings@grad"], 2 * first.activations["embeddings@grad"])
+
+
 def test_an_output_that_is_not_used_beside_one_that_is_has_no_gradient():
     class Halves(torch.nn.Linear):
         def forward(self, x):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import threading
 import weakref
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
@@ -14,10 +12,10 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
+from actframe.capture.awaited import AwaitedGradient
 from actframe.capture.calls import Call
-from actframe.capture.kept import Arrivals, KeptRows, kept_there, rows_there
+from actframe.capture.kept import Arrivals, KeptRows
 from actframe.capture.parts import Place
-from actframe.capture.patterns import PatternBuffer
 from actframe.capture.selection import Scratch, SiteBuffer
 from actframe.capture.sites import GRADIENT, summarise
 from actframe.errors import CaptureError
@@ -50,7 +48,7 @@ class Training:
     model: nn.Module
     keep_graph: bool = False
     gradients: bool = False
-    _listening: weakref.WeakSet[_Awaited] = field(default_factory=weakref.WeakSet, repr=False)
+    _listening: weakref.WeakSet[AwaitedGradient] = field(default_factory=weakref.WeakSet, repr=False)
 
     @classmethod
     def of(cls, model: nn.Module, options: Mapping[str, Any]) -> Training:
@@ -74,8 +72,15 @@ class Training:
         # Not inference tensors, even inside inference mode: people train probes on them.
         return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
 
-    def await_gradient(self, awaited: _Awaited, tensor: Tensor) -> None:
-        """Let a gradient be taken when the backward pass brings it."""
+    def await_gradient(self, awaited: AwaitedGradient, tensor: Tensor) -> None:
+        """Let a gradient be taken when the backward pass brings it.
+
+        Raises:
+            CaptureError: this very tensor has entered a forward pass before, whose gradient has not come.
+        """
+        for earlier in AwaitedGradient.all_of(tensor):
+            if earlier.site == awaited.site and earlier in self._listening:
+                earlier.give_way()
         awaited.listen(tensor)
         self._listening.add(awaited)
 
@@ -124,7 +129,7 @@ class _TrainingRows(KeptRows):
         super().__init__(scratch)
         self._training = training
         self._attached = training.keep_graph
-        self._awaited: dict[str, list[_Awaited]] = {}
+        self._awaited: dict[str, list[AwaitedGradient]] = {}
 
     @property
     def sites(self) -> list[str]:
@@ -143,7 +148,7 @@ class _TrainingRows(KeptRows):
         else:
             super().take(site, place, tensor, call, arrivals)
         if self._training.gradients:
-            awaited = _Awaited(site, place, call, arrivals)
+            awaited = AwaitedGradient(site, place, call, arrivals)
             self._training.await_gradient(awaited, tensor)
             self._awaited.setdefault(site, []).append(awaited)
 
@@ -195,7 +200,7 @@ class _TrainingRows(KeptRows):
         self._awaited = {}
         return super().release()
 
-    def _all(self) -> Iterable[_Awaited]:
+    def _all(self) -> Iterable[AwaitedGradient]:
         return (awaited for site in self._awaited.values() for awaited in site)
 
     def _with_gradients(self, sites: list[str]) -> list[str]:
@@ -225,86 +230,5 @@ class _AttachedBuffer(SiteBuffer):
         return copied
 
 
-class _Awaited:
-    """The gradient of one tensor: what is kept of it, once a backward pass has brought it. Further ones are added.
-
-    It holds nothing of the graph, which holds it.
-
-    Attributes:
-        site: whose gradient it is.
-        has_come: whether there is one.
-        patterns: the gradient of an attention pattern, from each backward pass.
-    """
-
-    def __init__(self, site: str, place: Place, call: Call, arrivals: Arrivals) -> None:
-        self.site = site
-        self.has_come = False
-        self.patterns: list[PatternBuffer] = []
-        self._place = place
-        self._call = Call(call.rows, call.width, start=call.start)
-        self._arrivals = arrivals
-        self._there: dict[int, int] | None = None
-        self._rows: Tensor | None = None
-        self._lock = threading.Lock()
-        self._hook: Callable[[], Any] = _none
-        self._remove: Callable[[], None] = _none
-
-    @property
-    def can_come(self) -> bool:
-        """Whether the graph still holds the hook that brings it."""
-        return self._hook() is not None
-
-    def listen(self, tensor: Tensor) -> None:
-        """Take the gradient of this tensor when a backward pass computes it, whichever thread that runs in."""
-        hook = functools.partial(_Awaited._take, self)
-        self._remove = tensor.register_hook(hook).remove  # type: ignore[no-untyped-call]
-        self._hook = weakref.ref(hook)
-
-    def let_go(self) -> None:
-        """Take none any more."""
-        self._remove()
-        self._remove = self._hook = _none
-
-    def of(self, cells: list[int]) -> tuple[Tensor, list[int]]:
-        """The rows of those cells, ascending, that are here, and which of the cells these are."""
-        assert self._rows is not None
-        first = self._arrivals.first_cell
-        begin, end = bisect_left(cells, first), bisect_left(cells, first + self._arrivals.count)
-        there = self._there
-        if there is None:
-            return self._rows[[cell - first for cell in cells[begin:end]]], list(range(begin, end))
-        places = [place for place in range(begin, end) if cells[place] in there]
-        return self._rows[[there[cells[place]] for place in places]], places
-
-    def _take(self, gradient: Tensor | None) -> None:
-        if gradient is None:  # of an output that nothing uses, beside one that the loss depends on
-            return
-        with self._lock, torch.no_grad():
-            if self._place.axes == "pattern":
-                self.patterns.append(PatternBuffer())
-                self.patterns[-1].append(gradient, self._arrivals.columns, self._arrivals.first_cell, self._call)
-            else:
-                self._add(gradient)
-            self.has_come = True
-
-    def _add(self, gradient: Tensor) -> None:
-        rows, there = rows_there(self.site, self._place, gradient, self._call)
-        columns = self._arrivals.columns
-        if there is not None:
-            chosen = kept_there(there, self._call, self._arrivals)
-            rows = rows[list(chosen.values())]
-            self._there = {cell: number for number, cell in enumerate(chosen)}
-        elif columns is not None:
-            rows = rows[columns.to(rows.device)]
-        if self._rows is None:
-            self._rows = rows.to("cpu", copy=True)
-        else:
-            self._rows += rows.cpu()
-
-
 def _same(tensor: Tensor) -> Tensor:
     return tensor
-
-
-def _none() -> None:
-    return None
