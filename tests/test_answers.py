@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actframe.benchmarks.answers import extract_choice, extract_number
+from actframe.benchmarks.answers import extract_choice, extract_math, extract_number
 from actframe.benchmarks.arithmetic import Arithmetic
 from actframe.benchmarks.numerals import canonical_number
 from actframe.errors import BenchmarkError
@@ -103,6 +103,13 @@ def test_any_text_gives_a_canonical_number_or_nothing(response, question):
     assert number is None or canonical_number(Fraction(number)) == number
 
 
+@settings(max_examples=400, deadline=None)
+@given(TEXTS)
+def test_any_text_gives_a_bare_formula_or_nothing(response):
+    formula = extract_math(response)
+    assert formula is None or formula.strip()
+
+
 @given(st.fractions(max_denominator=10**6) | st.decimals(allow_nan=False, allow_infinity=False, places=4).map(Fraction))
 def test_every_canonical_number_reads_as_itself(value):
     text = canonical_number(value)
@@ -128,6 +135,11 @@ ADVERSARIAL = [
         "<think>",
         "</think>",
         r"\boxed{",
+        r"\boxed{5} and ",
+        "{",
+        "$x$ ",
+        r"\[ ",
+        "the answer is $",
         r"\text{",
         r"\frac{1}{",
         "**",
@@ -156,10 +168,28 @@ def cpu_seconds(function, text):
 @pytest.mark.parametrize("piece", ADVERSARIAL, ids=repr)
 def test_time_grows_no_faster_than_the_text(piece):
     options = ["Mars", "Venus", "Jupiter", "Saturn"]
-    for extract in (lambda text: extract_choice(text, options), extract_number):
+    for extract in (lambda text: extract_choice(text, options), extract_number, extract_math):
         short, long = (f"x {piece * (size // len(piece))}" for size in (12_500, 100_000))
         # Eight times the text: linear time grows 8-fold, quadratic time 64-fold.
         assert cpu_seconds(extract, long) < 24 * cpu_seconds(extract, short) + 0.02
+
+
+MATH = [
+    (r"The answer is 3. So $x = \boxed{\dfrac{1}{2}}$.", r"\frac{1}{2}"),
+    ("$$x = 4$$\nThe answer is $(3, 4)$, as we saw.", "(3, 4)"),
+    ("We add them.\n$$3 + 4 = 7$$", "7"),
+    (r"<think>\boxed{3}</think> \boxed{4}", "4"),
+    (r"\boxed{3} <think> or", None),
+    ("\\boxed{3}\n\nQuestion: What is 2 + 2?\n\\boxed{4}", "3"),
+    ("The answer is $2$ or $3$.", None),
+    (r"\boxed{2} ... no, \boxed{3", None),
+    (r"The answer is 7. \boxed{?}", None),
+]
+
+
+@pytest.mark.parametrize(("response", "formula"), MATH)
+def test_a_formula_is_read_from_the_last_box_or_statement_or_line(response, formula):
+    assert extract_math(response) == formula
 
 
 def test_letters_that_are_no_letters_are_refused():

@@ -1,11 +1,37 @@
-r"""What a response gives as its answer: a letter or a number.
+r"""What a response gives as its answer: a letter, a number, or a formula.
 
-Both functions read the response in steps, from what is stated to what is merely there, and the first step that
-finds anything decides: one answer is returned; several that differ, such as "A and B", give None, and so does a
-statement that there is no answer. Neither raises on any text, and both take time linear in it.
+Each kind has a function that reads the response in steps, from what is stated to what is merely there. The first step
+that finds anything decides: one answer is returned; several that differ, such as "A and B", give None, and so does a
+statement that there is no answer. None of the functions raises on any text, and all take time linear in it.
 
-Before the first step, thoughts (`<think>`), everything from a run-on new question on, markdown and LaTeX are taken off
-(see `responses`).
+For every kind, before the first step:
+
+- Thoughts (`<think>`) are cut, with or without their opening tag. A response that ends within a thought has no answer.
+- Everything from a run-on new `Question:` or a special token on is cut.
+
+choice (`extract_choice`), of a text without markdown and LaTeX:
+
+1. The last statement: "the answer is", "I choose", "... is correct", `\boxed{}`, a line with only a letter. The text of
+   an option counts as its letter.
+2. Lines that begin with a letter, but for those that repeat the list of options.
+3. Letters that are set apart, such as (B) or "option B", in sentences that rule nothing out.
+4. Texts of options, in such sentences.
+
+number (`extract_number`), of a text without markdown and LaTeX:
+
+1. The last statement: "the answer is", `\boxed{}`, `#### 42`, "... is the answer".
+2. The last equation, conclusion or sentence with a number. A response that breaks off was still calculating.
+
+Numbers lose commas, currency, units and trailing zeros.
+
+math (`extract_math`), of a text with its LaTeX:
+
+1. The last `\boxed{}` with balanced braces.
+2. The last statement: "the answer is", `Answer:`, `#### 42`.
+3. A last line, or a last display, that is nothing but a formula.
+
+What letters and numbers are is settled by their form. Formulas can be written in many, so that answers of this kind are
+compared by `same_math` of `expressions` and not as texts.
 """
 
 from __future__ import annotations
@@ -14,11 +40,12 @@ from collections.abc import Sequence
 
 from actframe.benchmarks.calculations import concluded_numbers, stated_numbers
 from actframe.benchmarks.claims import NO_ANSWER
+from actframe.benchmarks.formulas import boxed_formulas, closing_formulas, stated_formulas
 from actframe.benchmarks.letters import line_letters, other_letters, stated_letters
 from actframe.benchmarks.options import named_options
-from actframe.benchmarks.responses import plain_text
+from actframe.benchmarks.responses import final_part, plain_text
 
-__all__ = ["extract_choice", "extract_number"]
+__all__ = ["extract_choice", "extract_math", "extract_number"]
 
 
 def extract_choice(response: str, options: Sequence[str] | None = None, letters: str = "ABCD") -> str | None:
@@ -95,6 +122,29 @@ def extract_number(response: str, question: str = "") -> str | None:
     """
     text = plain_text(response)
     return _only(stated_numbers(text) or concluded_numbers(text, question))
+
+
+def extract_math(response: str) -> str | None:
+    r"""The formula that a response gives as its answer, or None where it gives none or several.
+
+    1. The last `\boxed{}`. Boxes that are listed (`\boxed{2} and \boxed{3}`) are one answer, `2, 3`; those of which
+       only one may be meant (`or`) are several. A box that is never closed was cut off, and is none.
+    2. Statements, the last of which decides: "the answer is", `Answer:`, `#### 42`. What counts is the formula, alone
+       or set off by dollars, without its reasons; or else up to three words.
+    3. The last line, or what is displayed last, where that is nothing but a formula.
+
+    It comes without delimiters, sizes and thousands (see `bare_expression`); of `3 + 4 = 7` only the 7 is left. Compare
+    it by `same_math`.
+
+    >>> extract_math(r"So $x = \boxed{\dfrac{1}{2}}$."), extract_math("The answer is $(3, 4)$, as we saw.")
+    ('\\frac{1}{2}', '(3, 4)')
+    >>> extract_math("We add them.\n$$3 + 4 = 7$$"), extract_math("The roots are \\boxed{2} and \\boxed{3}.")
+    ('7', '2, 3')
+    >>> extract_math(r"The answer is $2$ or $3$."), extract_math(r"\boxed{2} ... no, \boxed{3"), extract_math("x is 2")
+    (None, None, None)
+    """
+    text = final_part(response)
+    return _only(boxed_formulas(text) or stated_formulas(text) or closing_formulas(text))
 
 
 def _only(found: set[str]) -> str | None:

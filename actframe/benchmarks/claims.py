@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["CONCLUSION", "NO_ANSWER", "affirmed", "claim_at", "is_open", "last_statement"]
+__all__ = ["CLAIM_LENGTH", "CONCLUSION", "NO_ANSWER", "affirmed", "claim_at", "is_open", "last_statement"]
 
 CLAIM_LENGTH = 300
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["final_part", "plain_text", "sentences", "thought_is_open"]
+__all__ = ["CHARACTERS", "final_part", "plain_text", "sentences", "thought_is_open", "with_answer_lines"]
 
 END_OF_THOUGHT = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.I)
 START_OF_THOUGHT = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.I)
@@ -51,7 +51,7 @@ LATEX_WORD = re.compile(r"\^?\\[a-zA-Z]{1,20}")
 LATEX_MARK = re.compile(r"\\([,;:! ()\[\]])|\\([$%#&_{}])|\{,\}")
 
 ANSWER_TAG = re.compile(r"<(/?)(?:final[_ ]?)?answer>", re.I)
-ANSWER_LINE = re.compile(r"^[ \t]*####[ \t]*(?=[-+$(\w])", re.M)
+ANSWER_LINE = re.compile(r"^[ \t]*####[ \t]*(?=[-+$(\w\\])", re.M)
 HEADING = re.compile(r"^[ \t]*#{1,6}[ \t]+", re.M)
 MARKED_LETTER = re.compile(
     r"\*{1,3}[(\[]?([A-Za-z])[)\]]?\*{1,3}|(?<!\w)__?([A-Za-z])__?(?!\w)|`([A-Za-z])`|\$([A-Za-z])\$"
@@ -90,6 +90,12 @@ def plain_text(response: str) -> str:
     """
     text = DIGIT_SPACE.sub("", final_part(response)).translate(CHARACTERS)
     return _without_markdown(_without_latex(OTHER_SPACE.sub(" ", text))).strip()
+
+
+def with_answer_lines(text: str) -> str:
+    """A text in which what stands in `<answer>` tags or after `####` follows `Answer: `, at the start of a line."""
+    text = ANSWER_TAG.sub(lambda tag: "\n" if tag[1] else "\nAnswer: ", text)
+    return ANSWER_LINE.sub("Answer: ", text)
 
 
 def sentences(text: str) -> list[str]:
@@ -138,7 +144,6 @@ def _latex_mark(mark: re.Match[str]) -> str:
 
 
 def _without_markdown(text: str) -> str:
-    text = ANSWER_TAG.sub(lambda tag: "\n" if tag[1] else "\nAnswer: ", text)
-    text = HEADING.sub("", ANSWER_LINE.sub("Answer: ", text))
+    text = HEADING.sub("", with_answer_lines(text))
     text = MARKED_LETTER.sub(lambda letter: f"({letter[letter.lastindex or 0]})", text)
     return EMPHASIS.sub("", text)
