@@ -47,9 +47,22 @@ IMPLEMENTATIONS = {
     "actframe.storage.pickle_",
     "actframe.storage.safetensors_",
     "actframe.storage.zstd_",
-    "actframe.benchmarks.general",
+    "actframe.benchmarks.arc_challenge",
+    "actframe.benchmarks.arc_easy",
     "actframe.benchmarks.arithmetic",
+    "actframe.benchmarks.boolq",
+    "actframe.benchmarks.commonsense_qa",
+    "actframe.benchmarks.general",
+    "actframe.benchmarks.gpqa",
+    "actframe.benchmarks.gsm8k",
+    "actframe.benchmarks.hellaswag",
     "actframe.benchmarks.jsonl",
+    "actframe.benchmarks.mmlu",
+    "actframe.benchmarks.mmlu_pro",
+    "actframe.benchmarks.openbookqa",
+    "actframe.benchmarks.piqa",
+    "actframe.benchmarks.truthfulqa",
+    "actframe.benchmarks.winogrande",
 }
 
 

@@ -204,7 +204,11 @@ def test_settings_reach_the_generation(tiny):
             StorageError,
             "cannot write to the folder",
         ),
-        (lambda f: answer_benchmark_question({"text": "x"}, "none/such"), BenchmarkError, "lacks the column 'question'"),
+        (
+            lambda f: answer_benchmark_question({"text": "x"}, "none/such"),
+            BenchmarkError,
+            "lacks the column 'question'",
+        ),
         (lambda f: generate_inference("x", "none/such", temperature=-1), SettingsError, "temperature is -1"),
         (
             lambda f: generate_inference("x", "none/such", layers_to_capture=[1]),

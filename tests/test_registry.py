@@ -63,7 +63,24 @@ def test_built_in_extensions_are_found_by_name():
     found = registry()
     assert list(found.installed(StorageBackend)) == ["pickle", "safetensors", "zstd"]
     assert list(found.installed(CaptureStrategy)) == ["hooks", "output_hidden_states"]
-    assert list(found.installed(BenchmarkAdapter)) == ["arithmetic", "general", "jsonl"]
+    assert list(found.installed(BenchmarkAdapter)) == [
+        "arc_challenge",
+        "arc_easy",
+        "arithmetic",
+        "boolq",
+        "commonsense_qa",
+        "general",
+        "gpqa",
+        "gsm8k",
+        "hellaswag",
+        "jsonl",
+        "mmlu",
+        "mmlu_pro",
+        "openbookqa",
+        "piqa",
+        "truthfulqa",
+        "winogrande",
+    ]
     assert found.find(StorageBackend, "zstd").suffix == ".safetensors.zst"
 
 

@@ -12,7 +12,7 @@ from actframe.benchmarks.prompting import Completion, Prompting, PromptStyle, Sc
 from actframe.benchmarks.published import DatasetBenchmark
 from actframe.benchmarks.row import Row
 
-__all__ = ["ChoiceBenchmark", "ContinuationBenchmark", "LabelledChoices", "NumberBenchmark"]
+__all__ = ["ChoiceBenchmark", "ContinuationBenchmark", "LabelledChoices", "LabelledContinuations", "NumberBenchmark"]
 
 
 class ChoiceBenchmark(DatasetBenchmark):
@@ -48,7 +48,9 @@ class LabelledChoices(ChoiceBenchmark):
     Labels may be letters or numbers; the letters of a question are always A, B, ... in the order of its choices.
     """
 
-    question_column: str = "question"
+    def text_column(self, row: Row) -> str:
+        """Where the question stands."""
+        return "question"
 
     def read(self, row: Row) -> Question:
         choices, labels = row.labelled("choices")
@@ -56,7 +58,11 @@ class LabelledChoices(ChoiceBenchmark):
         if key and key not in labels:
             raise row.error(f"'answerKey' is {key!r}, which is none of the labels {', '.join(labels)}")
         answer = LETTERS[labels.index(key)] if key and len(labels) <= len(LETTERS) else ""
-        return Question(row.said("id") or "", row.text(self.question_column), answer, choices)
+        return Question(row.said("id") or "", row.text(self.text_column(row)), answer, choices)
+
+
+class LabelledContinuations(LabelledChoices, ContinuationBenchmark):
+    """Such rows, ranked as continuations."""
 
 
 class NumberBenchmark(DatasetBenchmark):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-__all__ = ["Numeral", "canonical_number", "find_numerals", "number_word"]
+__all__ = ["Numeral", "canonical_number", "find_numerals", "number_in", "number_word"]
 
 MOST_DIGITS = 60
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
@@ -26,6 +26,7 @@ NUMERAL = re.compile(
     rf"(?:\s(?P<scale>{'|'.join(SCALES)})(?!\w))?(?!(?:st|nd|rd|th)\b)",
     re.I,
 )
+AROUND_A_NUMBER = re.compile(r"[\s$€£¥%°.]*")
 NUMBER_WORD = re.compile(
     rf"(?P<sign>minus\s|negative\s)?(?:(?P<tens>{'|'.join(TENS)})(?:[\s-](?P<unit>{'|'.join(SMALL[1:10])}))?"
     rf"|(?P<small>{'|'.join(SMALL)}))(?:\s(?P<scale>{'|'.join(SCALES)}))?(?![\w-])(?!\s(?:of|or|and)\b)",
@@ -56,6 +57,19 @@ def find_numerals(text: str) -> Iterator[Numeral]:
         if value is not None:
             negative = (match["sign"] or "+")[0] != "+" and _is_sign(text, match)
             yield Numeral(match.start(), match.end(), -value if negative != bool(match["inner"]) else value)
+
+
+def number_in(text: str) -> str | None:
+    """The number that a text is, in canonical form; None where it is more than a number with its sign and unit.
+
+    >>> number_in(" 1,450"), number_in("-$7.50"), number_in("Apollo 11"), number_in("3 or 4")
+    ('1450', '-7.5', None, None)
+    """
+    found = list(find_numerals(text))
+    if len(found) != 1:
+        return None
+    around = text[: found[0].start] + text[found[0].end :]
+    return canonical_number(found[0].value) if AROUND_A_NUMBER.fullmatch(around) else None
 
 
 def number_word(text: str) -> Fraction | None:

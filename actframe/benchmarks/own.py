@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from actframe.benchmarks.answers import extract_choice, extract_number
 from actframe.benchmarks.base import LETTERS, BenchmarkAdapter, Question
-from actframe.benchmarks.numerals import canonical_number, find_numerals
+from actframe.benchmarks.numerals import number_in
 from actframe.benchmarks.published import check_question, content_id
 from actframe.benchmarks.row import Row
 from actframe.benchmarks.texts import extract_text, same_text
@@ -20,7 +20,6 @@ __all__ = ["Asked", "OwnQuestions", "as_question", "question_in"]
 
 KNOWN = ("question", "choices", "answer", "subject", "id")
 _OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s+(\S.*?)\s*$", re.MULTILINE)
-_AROUND_A_NUMBER = re.compile(r"[\s$€£¥%°.]*")
 
 
 class OwnQuestions(BenchmarkAdapter):
@@ -34,13 +33,13 @@ class OwnQuestions(BenchmarkAdapter):
         options = question.choices or options_in(question.text)
         if options:
             return extract_choice(response, list(options), LETTERS[: len(options)])
-        if not question.answer or _number(question.answer) is not None:
+        if not question.answer or number_in(question.answer) is not None:
             return extract_number(response)
         return extract_text(response)
 
     def score(self, answer: str | None, question: Question) -> bool:
         """Whether it is the expected letter or number, or the expected words but for case, articles, punctuation."""
-        if answer is None or question.choices or _number(question.answer) is not None:
+        if answer is None or question.choices or number_in(question.answer) is not None:
             return answer == question.answer
         return same_text(answer, question.answer)
 
@@ -156,7 +155,7 @@ def _answer(row: Row, choices: tuple[str, ...]) -> str:
         return ""
     text = said.strip()
     if not choices:
-        number = _number(text)
+        number = number_in(text)
         return text if number is None else number
     letters, given = LETTERS[: len(choices)], row.values["answer"]
     if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < len(choices):
@@ -168,12 +167,3 @@ def _answer(row: Row, choices: tuple[str, ...]) -> str:
     if isinstance(given, str) and text.isdecimal() and int(text) < len(choices):
         return letters[int(text)]
     raise row.error(f"the answer {given!r} is none of {', '.join(letters)}, nor one of the choices {choices}")
-
-
-def _number(text: str) -> str | None:
-    """The number that a text is, in canonical form; None where it is more than a number with its sign or currency."""
-    found = list(find_numerals(text))
-    if len(found) != 1:
-        return None
-    around = text[: found[0].start] + text[found[0].end :]
-    return canonical_number(found[0].value) if _AROUND_A_NUMBER.fullmatch(around) else None

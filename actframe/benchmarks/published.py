@@ -76,7 +76,7 @@ class DatasetBenchmark(BenchmarkAdapter):
             data cannot be had, or a row is no question; the message names the file and the row.
     """
 
-    published: ClassVar[Published]
+    published: Published
 
     shuffled: ClassVar[bool] = False
     """Whether choices are shuffled, by `seed` and the question's id: for data whose right answer always comes first."""

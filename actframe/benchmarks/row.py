@@ -100,6 +100,8 @@ class Row:
             first: the number of the first choice.
         """
         self.require(column)
+        if choices > len(LETTERS):
+            raise self.error(f"{choices} choices; there should be 2 to {len(LETTERS)}")
         if (said := self.said(column)) is None:
             return ""
         number = int(said) - first if said.strip().lstrip("-").isdecimal() else -1
