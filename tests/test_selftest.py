@@ -98,6 +98,33 @@ def test_the_model_is_left_as_it_was(llama):
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+def test_blocks_that_run_for_several_layers_are_held_against_their_own_rounds():
+    sizes = {"vocab_size": 260, "embedding_size": 16, "hidden_size": 32, "intermediate_size": 48}
+    config = AutoConfig.for_model("albert", num_hidden_layers=4, num_attention_heads=4, **sizes)
+    report = selftest(AutoModel.from_config(config).eval())
+    assert report.ok, report
+    assert {"layer_3.resid_pre", "layer_3.attn_out"} <= set(report.sites)
+    assert "Not compared" not in report.checks[0].said
+
+
+def test_a_model_that_returns_more_than_sequences_passes_too(llama):
+    llama.generation_config.return_dict_in_generate = True
+    report = selftest(llama, ways=False)
+    assert report.ok, report
+
+
+def test_numbers_that_are_none_are_not_called_close(llama):
+    def spoil(module, args, output):
+        return output.index_fill(-1, torch.tensor([0]), float("nan"))
+
+    llama.model.layers[1].register_forward_hook(spoil)
+    llama.model.layers[2].register_forward_pre_hook(lambda module, args: (args[0].nan_to_num(), *args[1:]))
+    report = selftest(llama, ways=False)
+    (padding,) = [check for check in report.checks if check.name == "padding does not matter"]
+    assert padding.status == "note"
+    assert "nan of a vector's length (layer_1" in padding.said
+
+
 def test_what_cannot_be_tested_is_said(llama):
     with pytest.raises(UnknownNameError, match="no capture strategy named 'hoks'"):
         selftest(llama, strategy="hoks")
@@ -271,6 +298,21 @@ def test_a_recorder_that_breaks_is_a_failure_and_not_a_refusal(llama, plant):
     report = selftest(llama, strategy="faulty")
     assert failed(report) == ["several answers to each prompt"]
     assert "while it is recorded it raises RuntimeError: no such thing" in str(report)
+
+
+@pytest.mark.parametrize("ways", [False, True])
+def test_a_recorder_that_breaks_in_the_plainest_generation_is_a_failure(llama, plant, ways):
+    class Broken(Faulty):
+        def spoil(self, site, tensor):
+            if tensor.shape[1] == 1:
+                raise RuntimeError("no such thing")
+            return tensor
+
+    plant(Broken)
+    report = selftest(llama, strategy="faulty", ways=ways)
+    assert {"outputs are unchanged", "whole sequences are as hooks saw them"} <= set(failed(report))
+    assert ("greedy" in failed(report)) == ways
+    assert "RuntimeError: no such thing" in str(report)
 
 
 def test_sites_that_are_refused_when_they_run_are_named_and_the_rest_is_tested(llama, plant):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -36,8 +37,8 @@ class Closeness:
         site, position: where.
     """
 
-    share: float = 0.0
-    limit: float = 0.0
+    share: float
+    limit: float
     site: str = ""
     position: int = 0
 
@@ -46,9 +47,18 @@ class Closeness:
         """Whether rounding explains it."""
         return self.share <= self.limit
 
+    @property
+    def used(self) -> float:
+        """How much of what is allowed it is: beyond 1 too much, and what is not a number beyond everything."""
+        return math.inf if math.isnan(self.share) else self.share / self.limit
+
     def __str__(self) -> str:
         where = "" if self.ok else f" ({self.site}, position {self.position})"
         return f"{self.share:.1e} of a vector's length{where}, {self.limit:.1e} allowed"
+
+
+_EXACT = Closeness(0.0, 1.0)
+"""Where nothing was compared yet."""
 
 
 def check_sequences(name: str, subject: Subject, axes: Axes) -> Check:
@@ -90,7 +100,7 @@ def check_padding(name: str, subject: Subject, axes: Axes) -> Check:
     if not subject.takes_padding:
         return Check(name, "skipped", "this model takes no mask of padding")
     together = observe(subject, functools.partial(_run, subject, subject.prompts))
-    worst, cut = Closeness(), ""
+    worst, cut = _EXACT, ""
     for row, prompt in enumerate(subject.prompts):
         alone = observe(subject, functools.partial(_run, subject, [prompt]))
         if (wrong := said_wrong(alone) or streams_differ(subject, axes, alone)) is not None:
@@ -112,7 +122,7 @@ def check_padding(name: str, subject: Subject, axes: Axes) -> Check:
 
 def replay(subject: Subject, axes: Axes, observed: Observed) -> Closeness:
     """How far what was recorded is from one pass over each finished sequence alone."""
-    worst, stream = Closeness(), [site for site in subject.stream if axes.knows(site)]
+    worst, stream = _EXACT, [site for site in subject.stream if axes.knows(site)]
     for record, answer in zip(observed.records, observed.answers, strict=True):
         batch = subject.batch([answer.prompt if subject.is_encoder_decoder else answer.fed])
         if subject.is_encoder_decoder:
@@ -151,8 +161,7 @@ def _worse(worst: Closeness, subject: Subject, shares: Tensor, site: str, width:
     blocks = max(len(tower.blocks) for tower in subject.layout.towers)
     limit, position = tolerance(subject.dtype, blocks, width), int(shares.argmax())
     found = Closeness(float(shares[position]), limit, site, position)
-    # Not `>`: what is not a number is worse than everything.
-    return worst if found.share <= worst.share else found
+    return worst if worst is not _EXACT and worst.used >= found.used else found
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

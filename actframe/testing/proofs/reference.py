@@ -33,12 +33,12 @@ class Reference:
     def __init__(self, model: nn.Module, layout: ModelLayout, sites: Iterable[str]) -> None:
         self._model = model
         self._roots = {"", *(tower.root for tower in layout.towers)}
-        self._taps: dict[str, tuple[Tap, int]] = {}
+        self._taps: dict[str, tuple[Tap, int, int]] = {}
         streams = _streams(layout)
         for site in sites:
             place = layout.places[site]
-            self._taps[site] = streams.get(site) or ((place.module, place.side, place.item), 0)
-        self._rounds = Counter(path for tower in layout.towers for path in tower.blocks)
+            own = (place.module, place.side, place.item), place.call, place.calls
+            self._taps[site] = streams.get(site, own)
         self._seen: dict[Tap, list[Tensor]] = {}
         self._handles: list[Any] = []
         self._begun = False
@@ -54,15 +54,15 @@ class Reference:
 
     def calls(self, site: str) -> list[Tensor]:
         """What the site was in each forward pass, as the module had it."""
-        tap, number = self._taps[site]
         # What a block gives in several rounds are several layers; what enters it first is the embeddings.
-        return self._seen.get(tap, [])[number :: max(self._rounds[tap[0]], 1)]
+        tap, number, rounds = self._taps[site]
+        return self._seen.get(tap, [])[number::rounds]
 
     def _begin(self, module: nn.Module, args: Any) -> None:
         if self._begun:
             return
         self._begun = True
-        for tap in {tap for tap, _ in self._taps.values()}:
+        for tap in {tap for tap, *_ in self._taps.values()}:
             path, side, item = tap
             target = self._model.get_submodule(path)
             kept = self._seen.setdefault(tap, [])
@@ -72,14 +72,16 @@ class Reference:
                 self._handles.append(target.register_forward_hook(_keep_output(kept, item)))
 
 
-def _streams(layout: ModelLayout) -> dict[str, tuple[Tap, int]]:
+def _streams(layout: ModelLayout) -> dict[str, tuple[Tap, int, int]]:
     """The residual streams, from the list of blocks alone; a block that runs for several layers is counted."""
-    found: dict[str, tuple[Tap, int]] = {}
+    found: dict[str, tuple[Tap, int, int]] = {}
+    rounds = Counter(path for tower in layout.towers for path in tower.blocks)
     for tower in layout.towers:
-        found[f"{tower.prefix}embeddings"] = (tower.blocks[0], "input", 0), 0
+        first = tower.blocks[0]
+        found[f"{tower.prefix}embeddings"] = (first, "input", 0), 0, rounds[first]
         met: Counter[str] = Counter()
         for index, path in enumerate(tower.blocks):
-            found[f"{tower.prefix}layer_{index}"] = (path, "output", 0), met[path]
+            found[f"{tower.prefix}layer_{index}"] = (path, "output", 0), met[path], rounds[path]
             met[path] += 1
     return found
 

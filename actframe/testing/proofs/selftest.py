@@ -137,12 +137,14 @@ def _checks(subject: Subject) -> dict[str, _Check]:
 
 
 def _run(name: str, check: _Check, subject: Subject, axes: Axes, told: Callable[[str], None]) -> Check:
-    """A check; what the recorder refuses in the middle of one is a failure: these are the plainest ways there are."""
+    """A check; what is refused, or raises, in the middle of one is a failure: these are the plainest ways there are."""
     told(name)
     try:
         return check(name, subject, axes)
     except ActframeError as error:
         return Check(name, "failed", "", Difference(f"the recorder refuses it: {error}"))
+    except Exception as error:
+        return Check(name, "failed", "", Difference(f"it raises {type(error).__name__}: {error}"))
 
 
 def _check_traces(subject: Subject, before: list[tuple[str, list[int]]]) -> Check:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from actframe.capture.available import available_sites, layout_of
 from actframe.capture.recorder import ActivationRecorder
 from actframe.capture.sites import LAYER
-from actframe.errors import ModelError
+from actframe.errors import ActframeError, ModelError
 from actframe.runs.models import LoadedModel
 from actframe.runs.quiet import without_notices
 
@@ -85,11 +85,18 @@ class Subject:
         """Whether it generates text and the recorder takes that; where it does not, the ways say why."""
         if not self.can_generate:
             return False
+        prompt = self.batch(self.prompts[:1])
         try:
-            with self.recorder(self.stream):
-                self.generate(self.batch(self.prompts[:1]))
+            self.generate(prompt)
         except Exception:
             return False
+        try:
+            with self.recorder(self.stream):
+                self.generate(prompt)
+        except ActframeError:
+            return False
+        except Exception:
+            return True  # no refusal but a fault, which the checks are to find
         return True
 
     @property
@@ -217,8 +224,9 @@ class Subject:
     def generate(self, batch: Batch, **options: Any) -> Any:
         """Greedy, of a fixed length, unless the options say something else."""
         fixed = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "num_beams": 1, "eos_token_id": None}
+        fixed |= {"pad_token_id": self.pad, "return_dict_in_generate": False}
         with self.running():
-            return self.model.generate(**batch, **{**fixed, "pad_token_id": self.pad, **options})
+            return self.model.generate(**batch, **{**fixed, **options})
 
     def recorder(self, sites: Sequence[str], strategy: str | None = None) -> ActivationRecorder:
         """A recorder of these sites."""

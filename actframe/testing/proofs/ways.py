@@ -29,9 +29,7 @@ def try_ways(subject: Subject, axes: Axes, told: Callable[[str], None]) -> list[
     """
     if not subject.can_generate:
         return []
-    # What the model's own steps do not give, nothing can be held against.
-    one = functools.partial(answers, subject, subject.prompts[:1])
-    replays = subject.generates and replay(subject, axes, observe(subject, one)).ok
+    replays = subject.generates and _replays(subject, axes)
     found = []
     for name, run in _ways(subject).items():
         told(name)
@@ -61,6 +59,14 @@ def _try(subject: Subject, axes: Axes, name: str, run: Run, replays: bool) -> Wa
         return Way(name, "exact", f"{sizes}; this model cannot be held against one pass over the whole sequence")
     close = replay(subject, axes, observed)
     return Way(name, "exact", sizes) if close.ok else Way(name, "failed", "", _too_far(close))
+
+
+def _replays(subject: Subject, axes: Axes) -> bool:
+    """Whether the model's own steps give what one pass gives; where they do not, nothing can be held against it."""
+    try:
+        return replay(subject, axes, observe(subject, functools.partial(answers, subject, subject.prompts[:1]))).ok
+    except Exception:  # the way that is as plain as this one says so
+        return False
 
 
 def _too_far(close: Closeness) -> Difference:
