@@ -182,7 +182,7 @@ def test_what_does_not_exist_is_one_line_before_the_model_runs(quick, tmp_path, 
 def test_the_defaults_that_help_shows_are_those_of_the_settings():
     shown = {name: parameter.default for name, parameter in inspect.signature(run).parameters.items()}
     generation, settings = GenerationSettings(), RunSettings()
-    for name in ("batch_size", "max_new_tokens", "temperature", "seed"):
+    for name in ("batch_size", "batch_tokens", "temperature", "top_p", "seed"):
         assert shown[name] == getattr(generation, name), name
     assert (shown["num_trials"], shown["limit"]) == (settings.num_trials, settings.limit)
     assert shown["layout"] == settings.layout
@@ -295,3 +295,48 @@ def test_an_interrupt_keeps_the_files_of_finished_answers_and_says_where(tiny, t
     assert "goes on" not in said
     results = json.loads((out / "results.json").read_text())
     assert (results["partial"], results["reason"]) == (True, "interrupted")
+
+
+def test_what_was_said_about_prompts_and_draws_is_kept_with_the_run_and_binds_those_that_go_on(quick, tmp_path):
+    asked = ["--system", "Be brief.", "--prompt-style", "reason", "--chat-template", "off", "--temperature", 1]
+    asked += ["--top-p", 0.9, "--batch-tokens", 3000, "--subjects", "history,physics"]
+    assert actframe(*quick, *asked).exit_code == 0
+    run = json.loads((tmp_path / "out" / "run.json").read_text())["run"]
+    assert run["prompt"] == {
+        "num_fewshot": 0,
+        "style": "reason",
+        "system": "Be brief.",
+        "chat": False,
+        "template": None,
+    }
+    assert (run["scoring"], run["subjects"]) == ("generate", ["history", "physics"])
+    assert (run["generation"]["top_p"], run["generation"]["batch_tokens"]) == (0.9, 3000)
+    assert {record.subject for record in ActivationStore(tmp_path / "out")} == {"history", "physics"}
+    other = actframe(*quick, *asked[2:])
+    assert other.exit_code == 1
+    assert "prompt.system: Be brief. -> none" in other.stderr
+
+
+def test_responses_are_as_long_as_the_benchmark_says_where_nobody_says_more(tiny, tmp_path):
+    command = ["--model", tiny, "--limit", 1, "--activation-save-dir", tmp_path / "out", "--prompt-style", "reason"]
+    assert actframe(*command).exit_code == 0
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["settings"]["max_new_tokens"] == 512
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--scoring", "guess"], 2, "'guess' is not one of generate, loglikelihood"),
+        (["--benchmark", "arithmetic", "--scoring", "loglikelihood"], 2, "'arithmetic' is scored by generate only"),
+        (["--subjects", "magic"], 1, "benchmark 'general' has no subject 'magic'"),
+        (["--split", "test"], 1, "benchmark 'general' has no option 'split'"),
+        (["--num-trials", "2"], 2, "2 trials at temperature 0 would give each answer 2 times"),
+        (["--num-fewshot", "2"], 1, "no examples to show"),
+        (["--top-p", "0.5"], 2, "top_p=0.5 has no effect at temperature 0"),
+    ],
+)
+def test_what_does_not_fit_together_is_said_before_anything_is_written(arguments, code, message, quick, tmp_path):
+    result = actframe(*quick, *arguments)
+    assert result.exit_code == code
+    assert message in " ".join(result.stderr.replace("│", " ").split())
+    assert not (tmp_path / "out").exists()

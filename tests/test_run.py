@@ -1,15 +1,18 @@
 """Benchmark runs: every answer joined with its own activations, on disk as it comes, whatever ends the run."""
 
+import copy
 import json
 import resource
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
 import toys
 from toys import TEXTS, Toy, interrupted_at_forward
 
-from actframe import Question, Selection, load_activations
+from actframe import ActivationStore, Question, Selection, load_activations
+from actframe.benchmarks.answers import extract_choice
+from actframe.benchmarks.base import Verdict
 from actframe.benchmarks.general import General
 from actframe.errors import BenchmarkError, ModelError, PromptError, SiteError, StorageError
 from actframe.runs.generation import GenerationSettings, generate_responses
@@ -302,3 +305,101 @@ def test_smollm2_answers_bundled_questions_with_its_activations(smollm2, tmp_pat
         assert data["activations"]["layer_29"].dtype == torch.bfloat16
         assert smollm2.tokenizer.decode(data["input_ids"]).endswith("<|im_start|>assistant\n")
         assert data["prompt"] in smollm2.tokenizer.decode(data["input_ids"])
+
+
+def test_questions_that_do_not_fit_the_context_are_left_out_counted_and_named(tiny, tmp_path):
+    long = [Question(f"long/{number}", "x" * 200, "A") for number in range(4)]
+    with pytest.warns(
+        RuntimeWarning, match=r"4 of 5 questions are left out: with 6 new .* 128 tokens \(long/0, .*\.\.\."
+    ):
+        result = BenchmarkRun(tiny, Elsewhere(*long[:2], FINE, *long[2:]), tmp_path, settings()).execute()
+    assert [answer["question_id"] for answer in result.answers] == ["fine"]
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written["too_long"] == result.circumstances["too_long"] == [question.id for question in long]
+    assert (written["partial"], written["answers"]) == (False, {"done": 1, "total": 1})
+
+
+@pytest.mark.parametrize("layout", ["store", "files"])
+def test_batches_that_memory_does_not_suffice_for_are_halved_and_lose_nothing(layout, tiny, tmp_path):
+    """A real allocation that fails, in the middle of `generate`, wherever there are more than two rows."""
+    chosen = toys.settings(capture=CaptureSettings(), layout=layout, temperature=1.0)
+    whole = BenchmarkRun(tiny, Toy(), tmp_path / "whole", chosen).execute()
+    run = BenchmarkRun(tiny, Toy(), tmp_path / "halved", chosen)
+    steps = []
+
+    def allocate(module, arguments):
+        steps.append(arguments[0].shape[0])
+        if arguments[0].shape[0] > 2 and arguments[0].shape[1] == 1:
+            torch.empty(1 << 50, dtype=torch.uint8)
+
+    with (
+        tiny.model.model.layers[2].register_forward_pre_hook(allocate),
+        pytest.warns(RuntimeWarning, match="memory does not suffice for batches of") as said,
+    ):
+        halved = run.execute()
+    assert len([each for each in said if "memory" in str(each.message)]) == 1
+    # The prompts and the step that fails, of two batches: the second has fewer tokens, and is worth a try.
+    assert steps.count(4) == 4
+    left_out = {"activations": None}
+    assert [{**each, **left_out} for each in halved.answers] == [{**each, **left_out} for each in whole.answers]
+    (sitting,) = json.loads((tmp_path / "halved" / "results.json").read_text())["sittings"]
+    assert sitting["halved_from_tokens"] > 0
+    assert json.loads((tmp_path / "whole" / "results.json").read_text())["sittings"][0]["halved_from_tokens"] is None
+    if layout == "store":
+        records = list(ActivationStore(tmp_path / "halved"))
+        assert sorted(record.question_id for record in records) == sorted(f"toy/{number}" for number in range(9))
+        assert max(record.batch_size for record in records) == 2
+
+
+class Thinking(Toy):
+    """The answer is what stands behind the thought."""
+
+    def __init__(self):
+        self.seen = []
+
+    def extract_answer(self, response, question):
+        self.seen.append(response)
+        return extract_choice(response, question.choices, question.letters)
+
+
+@pytest.mark.parametrize("template", ["<think>\n", "<think>", ""])
+def test_a_thought_that_the_prompt_opens_is_given_back_to_the_benchmark(template, tiny, tmp_path):
+    tokenizer = copy.deepcopy(tiny.tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}" + f"{{{{ {template!r} }}}}"
+    loaded = LoadedModel("tiny", tiny.model, tokenizer)
+    benchmark = Thinking()
+    result = BenchmarkRun(loaded, benchmark, tmp_path, settings()).execute()
+    begun = "<think>\n" if template else ""
+    assert sorted(benchmark.seen) == sorted(begun + answer["response"] for answer in result.answers)
+    assert all(not answer["response"].startswith("<think>") for answer in result.answers)
+    if template:
+        assert all(answer["unparsed"] and answer["truncated"] for answer in result.answers)
+
+
+class Unanswered(Toy):
+    """Nobody knows the answers, and each response has a figure of its own."""
+
+    def questions(self):
+        return [replace(question, answer="") for question in super().questions()]
+
+    def judge(self, response, question):
+        return Verdict(response[:1], False, {"length": float(len(response))})
+
+
+@pytest.mark.parametrize("layout", ["store", "files"])
+def test_answers_that_nobody_can_grade_are_kept_with_their_figures(layout, tiny, tmp_path):
+    told = []
+    result = BenchmarkRun(tiny, Unanswered(), tmp_path, toys.settings(layout=layout)).execute(told.append)
+    assert len(result.answers) == 9
+    for answer in result.answers:
+        assert (answer["correct"], answer["expected"], answer["unparsed"]) == (None, None, False)
+        assert answer["metrics"] == {"length": float(len(answer["response"]))}
+    assert told[-1].done == 9
+
+
+def test_only_questions_of_the_wanted_subjects_are_asked(tiny, tmp_path):
+    chosen = replace(settings(limit=3), subjects=("s1",))
+    result = BenchmarkRun(tiny, Toy(), tmp_path, chosen).execute()
+    assert [answer["question_id"] for answer in result.answers] == ["toy/1", "toy/3", "toy/5"]
+    with pytest.raises(BenchmarkError, match="no subject 's2'; it has s0, s1"):
+        BenchmarkRun(tiny, Toy(), tmp_path, replace(chosen, subjects=("s2",)))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from actframe.benchmarks.answers import extract_number
 from actframe.benchmarks.base import BenchmarkAdapter, Question
-from actframe.benchmarks.prompting import PromptStyle
+from actframe.benchmarks.prompting import PromptStyle, Scoring
 from actframe.benchmarks.sources import bundled_questions
 
 __all__ = ["Arithmetic"]
@@ -21,6 +21,7 @@ class Arithmetic(BenchmarkAdapter):
     """
 
     name: ClassVar[str] = "arithmetic"
+    scorings: Sequence[Scoring] = ("generate",)
 
     def questions(self) -> Iterable[Question]:
         return bundled_questions("arithmetic.jsonl")

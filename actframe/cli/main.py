@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command, get_group
 
-from actframe.cli import console, convert, demo, export, files, inspect_, run, selftest, stores
+from actframe.cli import console, convert, demo, export, files, inspect_, questions, run, selftest, stores
 from actframe.errors import ActframeError, PluginError
 from actframe.registry import Registry, registry
 
@@ -92,6 +92,7 @@ app.command("merge", rich_help_panel=_KEEP)(stores.merge)
 app.command("export", rich_help_panel=_KEEP)(export.export)
 app.command("verify", rich_help_panel=_KEEP)(stores.verify)
 app.command("repair", rich_help_panel=_KEEP)(stores.repair)
+app.command("questions", rich_help_panel=_FIND)(questions.questions)
 app.command("sites", rich_help_panel=_FIND)(inspect_.sites)
 app.command("selftest", rich_help_panel=_FIND)(selftest.selftest)
 app.command("plugins", rich_help_panel=_FIND)(inspect_.plugins)

@@ -14,18 +14,20 @@ import typer
 from rich.filesize import decimal
 
 from actframe.benchmarks.base import BenchmarkAdapter
+from actframe.cli import question_options as asking
 from actframe.cli import run_options as options
 from actframe.cli import tables
 from actframe.cli.console import announce, one_line, print_json, print_path, stderr, stdout
 from actframe.cli.next_steps import actframe_command, print_commands, python_command
 from actframe.cli.options import AsJson
 from actframe.cli.progress import RunBar
+from actframe.cli.unperturbed import print_receipt
 from actframe.errors import SelectionError, SettingsError
-from actframe.registry import registry
 
 if TYPE_CHECKING:
+    from actframe.runs.models import LoadedModel
     from actframe.runs.results import RunResult
-    from actframe.runs.run import BenchmarkRun
+    from actframe.runs.run import BenchmarkRun, RunSettings
 
 __all__ = ["activation_paths", "execute", "run"]
 
@@ -34,19 +36,30 @@ def run(  # noqa: PLR0913 - typer reads the options from the signature
     *,
     model: options.Model = "smollm2",
     benchmark: options.Benchmark = "general",
+    scoring: asking.ScoringOption = None,
+    num_fewshot: asking.NumFewshot = 0,
+    prompt_style: asking.PromptStyleOption = "direct",
+    system: asking.System = None,
+    chat_template: asking.ChatTemplate = "auto",
+    data: asking.Data = None,
+    split: asking.Split = None,
+    subjects: asking.Subjects = None,
     num_trials: options.NumTrials = 1,
     limit: options.Limit = None,
     device: options.Device = None,
     dry_run: options.DryRun = False,
+    check_unperturbed: options.CheckUnperturbed = None,
     activation_save_dir: options.ActivationSaveDir = "activations",
     layout: options.Layout = "store",
     overwrite: options.Overwrite = False,
     max_disk: options.MaxDisk = None,
     flush_every: options.FlushEvery = None,
     shard_bytes: options.ShardBytes = None,
-    batch_size: options.BatchSize = 8,
-    max_new_tokens: options.MaxNewTokens = 128,
+    batch_size: options.BatchSize = 16,
+    batch_tokens: options.BatchTokens = 16384,
+    max_new_tokens: options.MaxNewTokens = None,
     temperature: options.Temperature = 0.0,
+    top_p: options.TopP = 1.0,
     seed: options.Seed = 0,
     capture_activations: options.CaptureActivations = False,
     layers: options.Layers = None,
@@ -64,21 +77,33 @@ def run(  # noqa: PLR0913 - typer reads the options from the signature
 
     With --layout files it gets answers.jsonl instead, and an activation file for each answer;
     what an earlier run left there is kept under another name.
+
+    Questions that do not fit the model's context are left out, counted and named. Batches that memory
+    does not suffice for are halved. What an answer draws depends on the seed, its question and its trial
+    alone, not on batches.
     """
     flags = options.CaptureFlags(layers, sites, positions, dtype, strategy, storage)
-    flags.check(wanted=capture_activations)
+    flags.check(wanted=capture_activations or check_unperturbed is not None)
     place = options.PlaceFlags(layout, overwrite, max_disk, flush_every, shard_bytes).settings()
+    questions = asking.QuestionFlags(data, split, num_fewshot, system, prompt_style, chat_template)
+    chosen = asking.parse_subjects(subjects)
+    with _usage_errors():
+        prompting = questions.prompting()
     announce(f"loading {model}")
     from actframe.runs.generation import GenerationSettings
     from actframe.runs.models import load_model
     from actframe.runs.run import BenchmarkRun, RunSettings
 
+    adapter = questions.open(benchmark)
+    longest = adapter.max_new_tokens(prompting.style) if max_new_tokens is None else max_new_tokens
+    scored = asking.choose_scoring(adapter, scoring)
     with _usage_errors():
-        generation = GenerationSettings(max_new_tokens, temperature, seed=seed, batch_size=batch_size)
-        capture = flags.settings() if capture_activations else None
-        settings = RunSettings(num_trials, limit, generation, capture, **place)
-    adapter = registry().find(BenchmarkAdapter, benchmark)()  # type: ignore[type-abstract]
+        generation = GenerationSettings(longest, temperature, top_p, seed, batch_size, batch_tokens)
+        capture = flags.settings() if capture_activations or check_unperturbed else None
+        settings = RunSettings(num_trials, limit, generation, capture, prompting, scored, chosen, **place)
     loaded = load_model(model, device=device)
+    if check_unperturbed is not None:
+        raise typer.Exit(_check_unperturbed(loaded, adapter, settings, check_unperturbed, as_json))
     job = BenchmarkRun(loaded, adapter, activation_save_dir, settings, overwrite=overwrite)
     if dry_run:
         _estimate(job, as_json)
@@ -157,6 +182,21 @@ def _estimate(job: BenchmarkRun, as_json: bool) -> None:
         print_json({"folder": job.location, **estimate.as_json()})
     else:
         stdout().print(tables.estimate_table(f"{job.benchmark.name}, answered by {job.model.name}", estimate))
+
+
+def _check_unperturbed(
+    model: LoadedModel, adapter: BenchmarkAdapter, settings: RunSettings, count: int, as_json: bool
+) -> int:
+    """Print the receipt; the exit code."""
+    from actframe.runs.unperturbed import check_unperturbed
+
+    announce(f"answering {count} questions with and without recording")
+    receipt = check_unperturbed(model, adapter, settings, count)
+    if as_json:
+        print_json(receipt.as_json())
+    else:
+        print_receipt(f"{adapter.name}, answered by {model.name}", receipt)
+    return 0 if receipt.is_unperturbed else 1
 
 
 def _say_how_to_go_on(job: BenchmarkRun, result: RunResult, needed: str = "") -> None:

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 __all__ = [
     "ActivationSaveDir",
     "BatchSize",
+    "BatchTokens",
     "Benchmark",
     "CaptureActivations",
     "CaptureFlags",
+    "CheckUnperturbed",
     "Device",
     "DryRun",
     "Dtype",
@@ -38,6 +40,7 @@ __all__ = [
     "Storage",
     "Strategy",
     "Temperature",
+    "TopP",
 ]
 
 _WHAT, _GENERATION, _PLACE = "What to run", "Generation", "Where it goes"
@@ -49,7 +52,9 @@ def _option(panel: str, metavar: str, help: str, **more: Any) -> Any:
 
 
 Model = Annotated[str, _option(_WHAT, "MODEL", "A hub id, a folder, a GGUF file, or smollm2.")]
-Benchmark = Annotated[str, _option(_WHAT, "NAME", "As `actframe plugins` lists them.")]
+Benchmark = Annotated[
+    str, _option(_WHAT, "NAME", "As `actframe plugins` lists them; NAME:TASK where one has tasks; a file of questions.")
+]
 NumTrials = Annotated[int, _option(_WHAT, "N", "Answer each question N times (N > 1: set a temperature).", min=1)]
 Limit = Annotated[int | None, _option(_WHAT, "N", "Only the first N questions.", min=1, show_default="all")]
 Device = Annotated[str | None, _option(_WHAT, "DEVICE", "Where to compute.", show_default="cuda, else cpu")]
@@ -62,9 +67,28 @@ DryRun = Annotated[
     ),
 ]
 
-BatchSize = Annotated[int, _option(_GENERATION, "N", "How many prompts are computed together.", min=1)]
-MaxNewTokens = Annotated[int, _option(_GENERATION, "N", "Where an answer is cut off.", min=1)]
+CheckUnperturbed = Annotated[
+    int | None,
+    _option(
+        _WHAT,
+        "K",
+        "Answer K questions with and without recording, compare texts and logits bit for bit, and write nothing.",
+        min=1,
+        show_default=False,
+    ),
+]
+
+BatchSize = Annotated[int, _option(_GENERATION, "N", "How many prompts are computed together at most.", min=1)]
+BatchTokens = Annotated[
+    int, _option(_GENERATION, "N", "How many tokens are, with those of the answers that there may be.", min=1)
+]
+MaxNewTokens = Annotated[
+    int | None, _option(_GENERATION, "N", "Where an answer is cut off.", min=1, show_default="the benchmark's")
+]
 Temperature = Annotated[float, _option(_GENERATION, "T", "0: always the likeliest token.", min=0)]
+TopP = Annotated[
+    float, _option(_GENERATION, "P", "Draw from the likeliest tokens that together have this probability.", max=1)
+]
 Seed = Annotated[int, _option(_GENERATION, "N", "What a temperature above 0 draws with.", min=0)]
 
 CaptureActivations = Annotated[

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actframe.benchmarks.base import BenchmarkAdapter, Question, Verdict
 from actframe.benchmarks.prompting import Message, Prompting
-from actframe.errors import ActframeError, BenchmarkError
-from actframe.runs.generation import Response
+from actframe.errors import ActframeError, BenchmarkError, nearest
+
+if TYPE_CHECKING:
+    from actframe.runs.generation import Response
 
 __all__ = ["grade", "make_conversation", "stops_of", "take_questions"]
 
 
-def take_questions(benchmark: BenchmarkAdapter, limit: int | None = None) -> list[Question]:
-    """The first questions of a benchmark (None: all).
+def take_questions(
+    benchmark: BenchmarkAdapter, limit: int | None = None, subjects: Collection[str] | None = None
+) -> list[Question]:
+    """The first questions of a benchmark (None: all), of some subjects (None: of all).
 
     Raises:
-        BenchmarkError: there are none, two have one id, or one has no text.
+        BenchmarkError: there are none, two have one id, one has no text, or there is no such subject.
     """
-    questions = list(islice(benchmark.questions(), limit))
+    if subjects is None:
+        questions = list(islice(benchmark.questions(), limit))
+    else:
+        every = list(benchmark.questions())
+        known = list(dict.fromkeys(each.subject for each in every if each.subject))
+        if unknown := [each for each in subjects if each not in known]:
+            raise BenchmarkError(
+                f"benchmark {benchmark.name!r} has no subject {unknown[0]!r}{nearest(unknown[0], known)}; "
+                f"it has {', '.join(known) or 'none'}"
+            )
+        questions = [each for each in every if each.subject in subjects][:limit]
     if not questions:
         raise BenchmarkError(f"benchmark {benchmark.name!r} has no questions")
     seen: set[str] = set()

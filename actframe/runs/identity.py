@@ -89,6 +89,7 @@ def describe_run(
         "generation": asdict(settings.generation),
         "num_trials": settings.num_trials,
         "limit": settings.limit,
+        "subjects": list(settings.subjects) if settings.subjects else None,
         "capture": _capture(model, settings.capture),
         "device": str(model.device),
         "attn_implementation": getattr(model.model.config, "_attn_implementation", None),
@@ -115,7 +116,7 @@ def compare_runs(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[Di
     """
     same_version = stored.get("versions", {}).get("actframe") == asked.get("versions", {}).get("actframe")
     found = {each.key: each for each in _differences("", stored, asked, same_version)}
-    if found.keys() & {"limit", "benchmark.name"}:
+    if found.keys() & {"limit", "subjects", "benchmark.name"}:
         # These questions are not those because of that.
         for consequence in ("benchmark.questions", "benchmark.fingerprint"):
             found.pop(consequence, None)

@@ -78,7 +78,7 @@ class RunPlan:
         generation = settings.generation
         chat = model.is_chat if settings.prompting.chat is None else settings.prompting.chat
         self.prompting = replace(settings.prompting, chat=chat)
-        questions = take_questions(benchmark, settings.limit)
+        questions = take_questions(benchmark, settings.limit, settings.subjects)
         model.require_generation()
         conversations = [make_conversation(benchmark, question, self.prompting) for question in questions]
         encoded = _encode(model, benchmark, questions, conversations, chat)

@@ -24,6 +24,7 @@ class RunSettings:
     Attributes:
         num_trials: how often each question is answered; more than once needs a temperature above 0.
         limit: answer only so many questions, the first ones.
+        subjects: ask only questions of these; None for all.
         generation: how answers are generated.
         capture: what is recorded of each answer; None for a plain benchmark run.
         prompting: how questions are put.
@@ -42,6 +43,7 @@ class RunSettings:
     capture: CaptureSettings | None = None
     prompting: Prompting = field(default_factory=Prompting)
     scoring: Scoring = "generate"
+    subjects: tuple[str, ...] | None = None
     layout: Layout = "store"
     max_disk_bytes: int | None = None
     shard_bytes: int = 256 << 20
@@ -57,6 +59,8 @@ class RunSettings:
                 raise SettingsError(f"flush_every is {self.flush_every}; it must be longer than nothing")
         else:
             _check_whole("flush_every", self.flush_every, " a timedelta, or None for whole shards")
+        if self.subjects is not None and not (isinstance(self.subjects, tuple) and self.subjects):
+            raise SettingsError(f"subjects is {self.subjects!r}; it must be a tuple of names, or None for all")
         if self.layout not in LAYOUTS:
             raise SettingsError(f"no layout {self.layout!r}; there are {', '.join(LAYOUTS)}")
         if self.scoring not in SCORINGS:

@@ -91,6 +91,9 @@ class Sitting:
             "settings": {
                 "num_trials": settings.num_trials,
                 "limit": settings.limit,
+                "subjects": list(settings.subjects) if settings.subjects else None,
+                "scoring": settings.scoring,
+                "prompt": asdict(settings.prompting),
                 **asdict(settings.generation),
                 "capture": settings.capture.as_json() if settings.capture else None,
                 "layout": settings.layout,
