@@ -43,7 +43,7 @@ from actframe.benchmarks.claims import NO_ANSWER
 from actframe.benchmarks.formulas import boxed_formulas, closing_formulas, stated_formulas
 from actframe.benchmarks.letters import line_letters, other_letters, stated_letters
 from actframe.benchmarks.options import named_options
-from actframe.benchmarks.responses import final_part, plain_text
+from actframe.benchmarks.responses import final_part, plain_text, with_plain_numbers
 
 __all__ = ["extract_choice", "extract_math", "extract_number"]
 
@@ -82,7 +82,7 @@ def extract_choice(response: str, options: Sequence[str] | None = None, letters:
     (None, None, None)
     """
     names = named_options(tuple(options or ()), letters)
-    text = plain_text(response)
+    text = with_plain_numbers(plain_text(response))
     items = names.items(text)
     found = stated_letters(text, names, items) or line_letters(text, items) or other_letters(text, names, items)
     return _only(found)

@@ -76,7 +76,7 @@ def line_letters(text: str, items: list[Item]) -> set[str]:
 
 def other_letters(text: str, names: NamedOptions, items: list[Item]) -> set[str]:
     """The letters set apart, else the options mentioned, in what rules nothing out and is no line of `items`."""
-    clauses = [clause for clause in _clauses(text, items) if not RULED_OUT.search(clause)]
+    clauses = [clause for clause in _clauses(text, items) if not _rules_out(clause, names)]
     return names.marked("\n".join(clauses)) or _mentioned(clauses, names)
 
 
@@ -87,6 +87,10 @@ def _subject(text: str, position: int, names: NamedOptions) -> set[str]:
     if not subject and not RULED_OUT.search(line):
         return {item.letter for item in names.items(line)}
     return subject
+
+
+def _rules_out(clause: str, names: NamedOptions) -> bool:
+    return any(not names.is_text(word[0]) for word in RULED_OUT.finditer(clause))
 
 
 def _clauses(text: str, items: list[Item]) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from actframe.benchmarks.claims import NO_ANSWER, affirmed, is_open
-from actframe.benchmarks.responses import plain_text
+from actframe.benchmarks.responses import plain_text, with_plain_numbers
 from actframe.errors import BenchmarkError
 
 __all__ = ["Item", "NamedOptions", "named_options"]
@@ -25,6 +25,9 @@ REFUTATION = re.compile(
     re.I,
 )
 FOREIGN_LETTER = re.compile(r"(?:option\s|letter\s)?(?:\([B-HJ-Z]\)|[B-HJ-Z](?=\s?[.,;!?)]|\s*$))")
+VERDICT = re.compile(r"(?:yes|no|true|false)[,.:;!]", re.I)
+PART_OF_SPEECH = {"no": r"(?=\s?(?:[^\s\w'-]|$))", "none": r"(?!\w|\sof\b)"}
+OPERAND = r"(?:[\d($]|[b-hj-z]\b)"
 LOWER_LETTER = re.compile(r"[a-z]\b(?!\))")
 END_OF_NAME = re.compile(r"\s?(?:[.,!?;)]|$|because\b|since\b)", re.M)
 
@@ -145,6 +148,8 @@ class NamedOptions:
         named = self._text_at(line, bullet.end() if bullet else 0)
         if named and not line[named[1] :].strip(" .!\"')"):
             return Item(start, start + len(line), named[0], alone=True)
+        if named and VERDICT.match(line, bullet.end() if bullet else 0):
+            return Item(start, start + len(line), named[0], alone=False)
         return None
 
     def _repeats_options(self, text: str, run: list[Item], item: Item) -> bool:
@@ -170,6 +175,10 @@ class NamedOptions:
     def marked(self, text: str) -> set[str]:
         """Letters that are set apart: `(C)`, `C)`, `option C`, or followed by the text of their own option."""
         return {(mark[1] or mark[2] or mark[3]).upper() for mark in self._marked.finditer(text)}
+
+    def is_text(self, text: str) -> bool:
+        """Whether `text` is that of an option: `false` rules nothing out where it can be chosen."""
+        return self._text is not None and self._text.fullmatch(text) is not None
 
     def mentioned(self, text: str) -> set[str]:
         """The letters of the options whose text stands in `text`; of `nitric acid` and `acid` the longer one."""
@@ -208,7 +217,7 @@ def _text_pattern(options: tuple[str, ...], letters: str) -> tuple[list[str], re
     """
     texts: dict[str, list[str]] = {}
     for letter, option in zip(letters, options, strict=False):
-        text = " ".join(plain_text(option).split()).lower().rstrip(".!?")
+        text = " ".join(with_plain_numbers(plain_text(option)).split()).lower().rstrip(".!?")
         text = text[article.end() :] if (article := ARTICLE.match(text)) else text
         if len(text) > 1 or text.isdigit():
             texts.setdefault(text, []).append(letter)
@@ -219,9 +228,17 @@ def _text_pattern(options: tuple[str, ...], letters: str) -> tuple[list[str], re
 
 
 def _one_text(text: str) -> str:
-    words = r"\s+".join(re.escape(word) for word in text.split())
-    before = r"(?<![\w/^-])(?<!\d[.,])" if text[0].isdigit() else r"(?<!\w)"
-    after = r"(?:s|es)?(?![\w^])" if text[-1].isalpha() else r"(?![\w/^]|[.,]\d)" if text[-1].isdigit() else ""
+    """The pattern of an option's text: whole words, and numbers that are no part of a calculation."""
+    words = re.sub(r"(?<=\d)\\ (?=[a-z°%])|(?<=\d)(?=[a-z°%])", r"\\s*", re.escape(text)).replace(r"\ ", r"\s+")
+    before, after = r"(?<!\w)", ""
+    if text[0].isdigit():
+        before = r"(?<![\w/^-])(?<!\d[.,])(?<![\w)][-+*/])(?<![\w)] [-+*/] )"
+    if text in PART_OF_SPEECH:
+        after = PART_OF_SPEECH[text]
+    elif text[-1].isalpha():
+        after = r"(?:s|es)?(?![\w^])"
+    elif text[-1].isdigit():
+        after = rf"(?![\w/^]|[.,]\d|\s?[-+*=]\s?{OPERAND}|\s/\s?{OPERAND}|\sx\s?\d)"
     return f"{before}({words}){after}"
 
 

@@ -9,7 +9,15 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["CHARACTERS", "final_part", "plain_text", "sentences", "thought_is_open", "with_answer_lines"]
+__all__ = [
+    "CHARACTERS",
+    "final_part",
+    "plain_text",
+    "sentences",
+    "thought_is_open",
+    "with_answer_lines",
+    "with_plain_numbers",
+]
 
 END_OF_THOUGHT = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.I)
 START_OF_THOUGHT = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.I)
@@ -59,6 +67,11 @@ MARKED_LETTER = re.compile(
 )
 EMPHASIS = re.compile(r"\*{2,}|(?<!\w)_{2,}|_{2,}(?!\w)|`+|(?<![\w)*\s])\*(?=\w)|(?<=[\w.)])\*(?=\s|$)", re.M)
 
+CURRENCY = re.compile(r"[$€£¥]\s?(?=-?\d)")
+GROUPED_DIGITS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3}){1,20}(?!,?\d)")
+LAST_ZEROS = re.compile(r"(?<=\d)(?:\.0{1,60}|(\.\d{0,60}[1-9])0{1,60})(?!\d|\.\d)")
+PERCENT = re.compile(r"(?<=\d)\sper\s?cent\b", re.I)
+
 SENTENCE_END = re.compile(r"\n+|(?<=[.!?])[\"')\]]{0,3}\s+")
 ENUMERATOR = re.compile(r"(?:^\s*\(?\d{1,3}|(?:^|[\s(])[A-Za-z])\.\s*$")
 
@@ -96,6 +109,16 @@ def with_answer_lines(text: str) -> str:
     """A text in which what stands in `<answer>` tags or after `####` follows `Answer: `, at the start of a line."""
     text = ANSWER_TAG.sub(lambda tag: "\n" if tag[1] else "\nAnswer: ", text)
     return ANSWER_LINE.sub("Answer: ", text)
+
+
+def with_plain_numbers(text: str) -> str:
+    """A text whose numbers have no currency, no commas between thousands and no zeros at the end.
+
+    >>> with_plain_numbers("$1,200.50, 2.0 or 50 percent")
+    '1200.5, 2 or 50%'
+    """
+    text = GROUPED_DIGITS.sub(lambda digits: digits[0].replace(",", ""), CURRENCY.sub("", text))
+    return PERCENT.sub("%", LAST_ZEROS.sub(lambda zeros: zeros[1] or "", text))
 
 
 def sentences(text: str) -> list[str]:
