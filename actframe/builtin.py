@@ -13,22 +13,6 @@ __all__ = ["extensions"]
 @hookimpl
 def extensions() -> Iterable[type[Extension]]:
     """Everything that comes with actframe."""
-    from actframe.benchmarks.arc_challenge import ARCChallenge
-    from actframe.benchmarks.arc_easy import ARCEasy
-    from actframe.benchmarks.arithmetic import Arithmetic
-    from actframe.benchmarks.boolq import BoolQ
-    from actframe.benchmarks.commonsense_qa import CommonsenseQA
-    from actframe.benchmarks.general import General
-    from actframe.benchmarks.gpqa import GPQA
-    from actframe.benchmarks.gsm8k import GSM8K
-    from actframe.benchmarks.hellaswag import HellaSwag
-    from actframe.benchmarks.jsonl import OwnFile
-    from actframe.benchmarks.mmlu import MMLU
-    from actframe.benchmarks.mmlu_pro import MMLUPro
-    from actframe.benchmarks.openbookqa import OpenBookQA
-    from actframe.benchmarks.piqa import PIQA
-    from actframe.benchmarks.truthfulqa import TruthfulQA
-    from actframe.benchmarks.winogrande import WinoGrande
     from actframe.capture.forward_hooks import ForwardHooks
     from actframe.capture.hidden_states import OutputHiddenStates
     from actframe.storage.pickle_ import PickleBackend
@@ -41,6 +25,30 @@ def extensions() -> Iterable[type[Extension]]:
         PickleBackend,
         SafetensorsBackend,
         ZstdBackend,
+        *_benchmarks(),
+    ]
+
+
+def _benchmarks() -> list[type[Extension]]:
+    from actframe.benchmarks.arc_challenge import ARCChallenge
+    from actframe.benchmarks.arc_easy import ARCEasy
+    from actframe.benchmarks.arithmetic import Arithmetic
+    from actframe.benchmarks.boolq import BoolQ
+    from actframe.benchmarks.commonsense_qa import CommonsenseQA
+    from actframe.benchmarks.general import General
+    from actframe.benchmarks.gpqa import GPQA
+    from actframe.benchmarks.gsm8k import GSM8K
+    from actframe.benchmarks.hellaswag import HellaSwag
+    from actframe.benchmarks.jsonl import OwnFile
+    from actframe.benchmarks.math500 import MATH500
+    from actframe.benchmarks.mmlu import MMLU
+    from actframe.benchmarks.mmlu_pro import MMLUPro
+    from actframe.benchmarks.openbookqa import OpenBookQA
+    from actframe.benchmarks.piqa import PIQA
+    from actframe.benchmarks.truthfulqa import TruthfulQA
+    from actframe.benchmarks.winogrande import WinoGrande
+
+    return [
         ARCChallenge,
         ARCEasy,
         Arithmetic,
@@ -51,6 +59,7 @@ def extensions() -> Iterable[type[Extension]]:
         GSM8K,
         HellaSwag,
         OwnFile,
+        MATH500,
         MMLU,
         MMLUPro,
         OpenBookQA,

@@ -57,6 +57,7 @@ IMPLEMENTATIONS = {
     "actframe.benchmarks.gsm8k",
     "actframe.benchmarks.hellaswag",
     "actframe.benchmarks.jsonl",
+    "actframe.benchmarks.math500",
     "actframe.benchmarks.mmlu",
     "actframe.benchmarks.mmlu_pro",
     "actframe.benchmarks.openbookqa",

@@ -16,7 +16,7 @@ from actframe.benchmarks.opening import open_benchmark
 from actframe.benchmarks.prompting import PROMPT_STYLES, Prompting
 from actframe.benchmarks.published import DatasetBenchmark
 from actframe.benchmarks.rows import read_rows
-from actframe.errors import BenchmarkError
+from actframe.errors import ActframeError, BenchmarkError
 from actframe.registry import registry
 
 DATA = Path(__file__).parent / "data" / "benchmarks"
@@ -214,6 +214,18 @@ def test_solutions_of_gsm8k_lose_the_marks_of_the_calculator():
         "The rolls bring 12*3=$36.\nTogether that is 36+1200=$1236.\nThe answer is 1236."
     )
     assert benchmark.judge("She takes 1,236 dollars.\n#### 1,236", question).correct
+
+
+def test_answers_of_math500_are_compared_as_mathematics(monkeypatch):
+    benchmark = opened("math500")
+    question = by_text(benchmark, "positive root")
+    assert benchmark.judge(r"So $x=\sqrt{12}$, and \boxed{\sqrt{12}}.", question).correct
+    assert not benchmark.judge(r"\boxed{-2\sqrt{3}}", question).correct
+    assert benchmark.judge("I do not know.", question).answer is None
+    assert (question.subject, question.metadata, question.id) == ("Algebra", {"level": 2}, "own/algebra/1.json")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ActframeError, match=r"needs math-verify, .* pip install \"actframe\[math\]\""):
+        benchmark.questions()
 
 
 def test_shuffled_choices_depend_on_the_seed_and_the_question_alone(tmp_path):

@@ -74,6 +74,7 @@ def test_built_in_extensions_are_found_by_name():
         "gsm8k",
         "hellaswag",
         "jsonl",
+        "math500",
         "mmlu",
         "mmlu_pro",
         "openbookqa",
