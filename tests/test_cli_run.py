@@ -48,8 +48,8 @@ def test_a_run_prints_its_results_and_where_they_are(quick, tmp_path):
     row = next(line.split() for line in result.stdout.splitlines() if line.startswith("all"))
     summary = results["summary"]
     assert row[1] == "3"
-    assert row[3] == f"{summary['accuracy']:.1%}"
-    assert row[4:7] == [f"{summary['low']:.1%}", "-", f"{summary['high']:.1%}"]
+    assert row[2] == f"{summary['accuracy']:.1%}"
+    assert row[3:6] == [f"{summary['low']:.1%}", "-", f"{summary['high']:.1%}"]
     assert "Guessing gets 25%." in result.stdout
     assert f"3 answers, {decimal(results['bytes_on_disk'])}, in the store {tmp_path / 'out'}" in result.stdout
 

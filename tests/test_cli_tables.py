@@ -64,10 +64,10 @@ def test_what_cannot_be_computed_is_a_dash():
 def test_results_have_a_row_for_each_subject_and_one_for_all():
     answers = [answer(0), answer(1, correct=False), answer(2, correct=False, unparsed=True), answer(3)]
     drawn = draw(tables.results_table("", RunResult({}, answers)))
-    assert [line.split()[:4] for line in drawn if line.startswith(("art", "law", "all"))] == [
-        ["art", "2", "1", "50.0%"],
-        ["law", "2", "1", "50.0%"],
-        ["all", "4", "2", "50.0%"],
+    assert [line.split()[:3] for line in drawn if line.startswith(("art", "law", "all"))] == [
+        ["art", "2", "50.0%"],
+        ["law", "2", "50.0%"],
+        ["all", "4", "50.0%"],
     ]
     assert any("Guessing gets 25%." in line for line in drawn)
     assert len(draw(tables.results_table("", RunResult({}, answers), by_subject=False))) < len(drawn)
@@ -77,6 +77,24 @@ def test_results_of_one_subject_or_without_chance_say_no_more_than_there_is():
     drawn = draw(tables.results_table("", RunResult({}, [answer(1, chance=None), answer(3, chance=None)])))
     assert not any(line.startswith("art") for line in drawn)
     assert "Guessing" not in " ".join(drawn)
+
+
+def test_chance_has_a_column_where_subjects_differ_in_it():
+    drawn = draw(tables.results_table("", RunResult({}, [answer(1, chance=0.5), answer(2, chance=0.25)])))
+    assert any("chance" in line for line in drawn)
+    assert [line.split()[7] for line in drawn if line.startswith(("art", "law", "all"))] == ["50.0%", "25.0%", "37.5%"]
+    assert "Guessing" not in " ".join(drawn)
+
+
+def test_results_with_the_longest_figures_fit_80_columns_with_whole_names():
+    subject = "high_school_government_and_politics"
+    answers = [answer(1, subject=subject, chance=None)] + [answer(number, unparsed=True) for number in range(20000)]
+    console = Console(file=io.StringIO(), width=80, color_system=None, emoji=False)
+    console.print(tables.results_table("", RunResult({}, answers)))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in console.file.getvalue()
+    assert "".join(line.split(" ")[0] for line in lines if line.startswith(("high", "nt_"))) in subject
 
 
 def test_results_of_no_answers_say_so():

@@ -21,6 +21,7 @@ from actframe.cli.console import announce, one_line, print_json, print_path, std
 from actframe.cli.next_steps import actframe_command, print_commands, python_command
 from actframe.cli.options import AsJson
 from actframe.cli.progress import RunBar
+from actframe.cli.result_tables import figures_table
 from actframe.cli.unperturbed import print_receipt
 from actframe.errors import SelectionError, SettingsError
 
@@ -220,6 +221,8 @@ def _say_how_to_go_on(job: BenchmarkRun, result: RunResult, needed: str = "") ->
 def _report(job: BenchmarkRun, result: RunResult) -> None:
     console = stdout()
     console.print(tables.results_table(f"{job.benchmark.name}, answered by {job.model.name}", result))
+    console.print()
+    console.print(figures_table({"": result}))
     console.print()
     if job.settings.layout == "store":
         _report_store(job, result)

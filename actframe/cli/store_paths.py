@@ -69,7 +69,7 @@ def no_store_here(path: str) -> StorageError:
     if "://" not in path and os.path.isfile(os.path.join(path, _ANSWERS)):
         return StorageError(
             f"{path} is no store: it holds a file for each answer, as --layout files writes them; "
-            f"`actframe show`, stats, compare and convert take these files one by one"
+            f"`actframe results` reads its answers, and show, stats, compare and convert take these files one by one"
         )
     if "://" not in path and not os.listdir(path):
         return StorageError(f"{path} is an empty folder, and no store")

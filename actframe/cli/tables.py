@@ -121,17 +121,22 @@ def results_table(title: str, result: RunResult, by_subject: bool = True) -> Tab
 
 def accuracy_table(title: str, label: str, groups: Mapping[str, Summary], summary: Summary | None) -> Table:
     """Accuracy with its interval: a row for each group, and one for all, where there is such a thing."""
-    numbers = ("answers", "right", "accuracy", "95% interval", "unparsed", "truncated")
-    if summary is None and not groups:
+    summaries = [*groups.values(), *([] if summary is None else [summary])]
+    chances = {each.chance for each in summaries}
+    differ = ("chance",) if len(chances) > 1 else ()
+    numbers = ("n", "accuracy", "95% interval", "± s.e.", *differ, "unparsed", "truncated")
+    if not summaries:
         return new_table(title, label, *numbers, right=numbers, caption="No answers.")
-    chance = "" if summary is None or summary.chance is None else f" Guessing gets {summary.chance:.0%}."
-    caption = f"Unparsed: no answer found. Truncated: cut off by the token limit.{chance}"
+    (chance,) = chances if len(chances) == 1 else (None,)
+    guessing = "" if chance is None else f" Guessing gets {chance:.0%}."
+    caption = f"n: questions. Unparsed: no answer found. Truncated: cut off by the token limit.{guessing}"
     table = new_table(title, label, *numbers, right=numbers, caption=caption)
+    table.columns[0].overflow = "fold"
     for name, each in groups.items():
-        table.add_row(Text(one_line(name)), *_summary_cells(each))
+        table.add_row(Text(one_line(name)), *_summary_cells(each, bool(differ)))
     if summary is not None:
         table.add_section()
-        table.add_row("all", *_summary_cells(summary), style="bold")
+        table.add_row("all", *_summary_cells(summary, bool(differ)), style="bold")
     return table
 
 
@@ -189,12 +194,13 @@ def duration(seconds: float) -> str:
     return f"{max(1, round(seconds))} s"
 
 
-def _summary_cells(summary: Summary) -> list[str]:
+def _summary_cells(summary: Summary, with_chance: bool) -> list[str]:
     return [
-        str(summary.answers),
-        str(round(summary.accuracy * summary.answers)),
+        f"{summary.questions:,}",
         f"{summary.accuracy:.1%}",
         f"{summary.low:.1%} - {summary.high:.1%}",
+        "-" if summary.standard_error is None else f"{summary.standard_error:.1%}",
+        *(["-" if summary.chance is None else f"{summary.chance:.1%}"] if with_chance else []),
         f"{summary.unparsed:.1%}",
         f"{summary.truncated:.1%}",
     ]

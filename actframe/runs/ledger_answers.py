@@ -99,7 +99,7 @@ def graded_answers(ledger: Ledger, numbers: Sequence[int]) -> list[dict[str, Any
 
 
 def group_answers(ledger: Ledger, origin: Mapping[str, Any] | None = None) -> list[AnswerGroup]:
-    """The answers of a store that were judged, of each question and trial the first, by run and model.
+    """The answers of a store, of each question and trial the first, by run and model: records that say `correct`.
 
     Args:
         ledger: of the store.
@@ -115,7 +115,7 @@ def group_answers(ledger: Ledger, origin: Mapping[str, Any] | None = None) -> li
     owners = ledger.shard_numbers.tolist()
     for number, (owner, *values) in enumerate(zip(owners, *columns.values(), strict=True)):
         said = dict(zip(columns, values, strict=True))
-        if not _is_judged(said["correct"]):
+        if said["correct"] is MISSING:
             continue
         run, model = runs[owner], said.get("model")
         model = model if isinstance(model, str) else ""

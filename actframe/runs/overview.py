@@ -146,7 +146,11 @@ def describe_store(store: ActivationStore) -> StoreOverview:
 
 
 def _by_label(groups: Sequence[AnswerGroup], run: Any) -> dict[str, list[dict[str, Any]]]:
-    """The answers of each model and run, under a name with no more than it takes to tell them apart."""
+    """The answers of each model and run, under a name with no more than it takes to tell them apart.
+
+    Where none of them was judged there is nothing to say of them.
+    """
+    groups = [group for group in groups if any(each["correct"] is not None for each in group.graded)]
     merged = run["merged"] if isinstance(run, Mapping) and isinstance(run.get("merged"), list) else []
     names = []
     for group in groups:

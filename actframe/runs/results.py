@@ -16,11 +16,23 @@ from actframe.errors import StorageError
 from actframe.runs.statistics import Summary, summarize, summarize_by_subject
 from actframe.storage.atomic import replacing
 
-__all__ = ["ANSWERS", "ANSWER_KEYS", "RESULTS", "AnswerLog", "RunResult", "set_aside_earlier", "write_results"]
+__all__ = [
+    "ANSWERS",
+    "ANSWER_KEYS",
+    "DERIVED",
+    "RESULTS",
+    "AnswerLog",
+    "RunResult",
+    "set_aside_earlier",
+    "write_results",
+]
 
 ANSWERS = "answers.jsonl"
 RESULTS = "results.json"
 FORMAT = "results/2"
+
+DERIVED = ("format", "partial", "reason", "summary", "by_subject", "answers", "output_tokens", "too_long")
+"""What results say that is computed from the answers or the questions each time; the rest is about the sittings."""
 
 ANSWER_KEYS = (
     "question_id",

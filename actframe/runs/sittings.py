@@ -15,14 +15,12 @@ from actframe.runs.layout import Written
 from actframe.runs.memory import Halving
 from actframe.runs.models import LoadedModel
 from actframe.runs.plan import Job
+from actframe.runs.results import DERIVED
 from actframe.runs.settings import RunSettings
 
 __all__ = ["Sitting"]
 
 Answered = TypeVar("Answered")
-
-DERIVED = ("format", "partial", "reason", "summary", "by_subject", "answers", "output_tokens", "too_long")
-"""What results say that is computed from the answers each time."""
 
 
 class Sitting:
