@@ -144,10 +144,11 @@ class TextBatches:
                         yield encoded.text, _about(encoded, record, self.loaded)
 
     def _compute(self, batch: list[EncodedText]) -> Iterator[tuple[EncodedText, ActivationRecord]]:
-        for part, records in self._halving.run(batch, self._run):
+        for part, records in self._halving.run(batch, self.compute_batch):
             yield from zip(part, records, strict=True)
 
-    def _run(self, batch: Sequence[EncodedText]) -> list[ActivationRecord]:
+    def compute_batch(self, batch: Sequence[EncodedText]) -> list[ActivationRecord]:
+        """The records of one batch, computed in one forward pass."""
         self._sink.clear()
         prompts = [each.prompt_ids for each in batch]
         # Nothing is attached to the model while somebody else has the records.
