@@ -46,7 +46,7 @@ def hooks_of(model):
 
 
 @contextlib.contextmanager
-def interrupted_at_forward(model, number):
+def interrupted_at_forward(model, number, layer=2):
     """Inside the block, Ctrl-C comes in the middle of a forward pass: the number-th, from 1."""
     ran = []
 
@@ -55,7 +55,7 @@ def interrupted_at_forward(model, number):
         if len(ran) == number:
             raise KeyboardInterrupt
 
-    with model.model.layers[2].register_forward_hook(interrupt):
+    with model.model.layers[layer].register_forward_hook(interrupt):
         yield
 
 

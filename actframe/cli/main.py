@@ -14,7 +14,20 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command, get_group
 
-from actframe.cli import console, convert, demo, export, files, inspect_, questions, results, run, selftest, stores
+from actframe.cli import (
+    capture,
+    console,
+    convert,
+    demo,
+    export,
+    files,
+    inspect_,
+    questions,
+    results,
+    run,
+    selftest,
+    stores,
+)
 from actframe.errors import ActframeError, PluginError
 from actframe.registry import Registry, registry
 
@@ -82,6 +95,7 @@ def _actframe(
 
 app.command("demo")(demo.demo)
 app.command("run")(run.run)
+app.command("capture")(capture.capture)
 _LOOK, _KEEP, _FIND = "Look at what was recorded", "Keep stores", "Find out what there is"
 app.command("results", rich_help_panel=_LOOK)(results.results)
 app.command("show", rich_help_panel=_LOOK)(files.show)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import RenderableType
 from rich.filesize import decimal
@@ -25,12 +25,13 @@ from actframe.cli.console import stderr
 if TYPE_CHECKING:
     from actframe.runs.layout import Written
     from actframe.runs.progress import RunProgress
+    from actframe.runs.text_run import TextProgress
 
-__all__ = ["ByteBar", "RunBar"]
+__all__ = ["ByteBar", "RunBar", "TextBar", "WorkBar"]
 
 
-class RunBar:
-    """Shows how far a run has come, on stderr; give it to `BenchmarkRun.execute`.
+class WorkBar:
+    """Shows how far work has come that writes records, on stderr.
 
     Below the bar is what is on disk, how fast that grows, and what waits to be written. Where stderr is no terminal
     the last state is printed once, when the block ends.
@@ -49,7 +50,7 @@ class RunBar:
         )
         self._task = self._progress.add_task(description, total=None, figures="")
 
-    def __enter__(self) -> RunBar:
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 
@@ -61,18 +62,36 @@ class RunBar:
             self._progress.below = ""
         _end(self._progress, self._told)
 
-    def __call__(self, now: RunProgress) -> None:
-        """Show a new state."""
+    def describe(self, description: str) -> None:
+        """Say what is done now."""
+        self._progress.update(self._task, description=description)
+
+    def _show(self, now: RunProgress | TextProgress, figures: list[str]) -> None:
         self._told = True
-        figures = [f"accuracy {now.accuracy:.0%}"] if now.done else []
         if now.tokens:
             figures.append(f"{now.tokens_per_second:.0f} tokens/s")
         self._progress.below = _disk_line(now.written)
         self._progress.update(self._task, completed=now.done, total=now.total, figures=" ".join(figures))
 
-    def describe(self, description: str) -> None:
-        """Say what is done now."""
-        self._progress.update(self._task, description=description)
+
+class RunBar(WorkBar):
+    """The bar of a benchmark run; give it to `BenchmarkRun.execute`."""
+
+    def __call__(self, now: RunProgress) -> None:
+        """Show a new state."""
+        self._show(now, [f"accuracy {now.accuracy:.0%}"] if now.done else [])
+
+
+class TextBar(WorkBar):
+    """The bar of texts that are captured; give it to `TextRun.execute`, and `look` to `TextRun.survey`."""
+
+    def __call__(self, now: TextProgress) -> None:
+        """Show a new state."""
+        self._show(now, [])
+
+    def look(self, count: int) -> None:
+        """Show how many texts were looked at."""
+        self._progress.update(self._task, completed=count)
 
 
 class ByteBar:

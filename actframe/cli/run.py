@@ -20,7 +20,7 @@ from actframe.cli import tables
 from actframe.cli.console import announce, one_line, print_json, print_path, stderr, stdout
 from actframe.cli.next_steps import actframe_command, print_commands, python_command
 from actframe.cli.options import AsJson
-from actframe.cli.progress import RunBar
+from actframe.cli.progress import RunBar, WorkBar
 from actframe.cli.result_tables import figures_table
 from actframe.cli.unperturbed import print_receipt
 from actframe.errors import SelectionError, SettingsError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from actframe.runs.results import RunResult
     from actframe.runs.run import BenchmarkRun, RunSettings
 
-__all__ = ["activation_paths", "execute", "run"]
+__all__ = ["activation_paths", "ending_well", "execute", "run", "usage_errors"]
 
 
 def run(  # noqa: PLR0913 - typer reads the options from the signature
@@ -88,7 +88,7 @@ def run(  # noqa: PLR0913 - typer reads the options from the signature
     place = options.PlaceFlags(layout, overwrite, max_disk, flush_every, shard_bytes).settings()
     questions = asking.QuestionFlags(data, split, num_fewshot, system, prompt_style, chat_template)
     chosen = asking.parse_subjects(subjects)
-    with _usage_errors():
+    with usage_errors():
         prompting = questions.prompting()
     announce(f"loading {model}")
     from actframe.runs.generation import GenerationSettings
@@ -98,7 +98,7 @@ def run(  # noqa: PLR0913 - typer reads the options from the signature
     adapter = questions.open(benchmark)
     longest = adapter.max_new_tokens(prompting.style) if max_new_tokens is None else max_new_tokens
     scored = asking.choose_scoring(adapter, scoring)
-    with _usage_errors():
+    with usage_errors():
         generation = GenerationSettings(longest, temperature, top_p, seed, batch_size, batch_tokens)
         capture = flags.settings() if capture_activations or check_unperturbed else None
         settings = RunSettings(num_trials, limit, generation, capture, prompting, scored, chosen, **place)
@@ -123,7 +123,7 @@ def run(  # noqa: PLR0913 - typer reads the options from the signature
 def execute(job: BenchmarkRun) -> RunResult:
     """Run with a progress bar; when it ends early, say what is kept and how to go on."""
     try:
-        with RunBar("answering") as bar, _ending_well(bar):
+        with RunBar("answering") as bar, ending_well(bar):
             result = job.execute(bar)
     except BaseException as error:
         if job.result is not None:
@@ -143,7 +143,7 @@ def activation_paths(job: BenchmarkRun, answers: Sequence[Mapping[str, Any]]) ->
 
 
 @contextlib.contextmanager
-def _usage_errors() -> Iterator[None]:
+def usage_errors() -> Iterator[None]:
     """Settings that make no sense, whatever the model, are mistakes in the command."""
     try:
         yield
@@ -152,7 +152,7 @@ def _usage_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ending_well(bar: RunBar) -> Iterator[None]:
+def ending_well(bar: WorkBar) -> Iterator[None]:
     """Take a request to end, of the user or of the system, as one to write what is finished; a second one ends that."""
     if threading.current_thread() is not threading.main_thread():
         yield

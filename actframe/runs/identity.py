@@ -26,7 +26,16 @@ from actframe.runs.plan import RunPlan
 from actframe.runs.recording import CaptureSettings, RecordedBatch
 from actframe.runs.settings import RunSettings
 
-__all__ = ["Difference", "compare_runs", "describe_run", "versions"]
+__all__ = [
+    "Difference",
+    "compare_runs",
+    "describe_capture",
+    "describe_circumstances",
+    "describe_model",
+    "describe_run",
+    "hash_of",
+    "versions",
+]
 
 CIRCUMSTANCES = ("device", "attn_implementation", "versions")
 """What may differ between two sittings of one run."""
@@ -71,26 +80,38 @@ def describe_run(
     """
     template = getattr(model.tokenizer, "chat_template", None) if plan.prompting.chat else None
     return {
-        "model": {
-            "name": model.name,
-            "revision": model.revision,
-            "class": type(model.model).__name__,
-            "dtype": str(model.model.dtype).removeprefix("torch."),
-            "weights": _weights(model.model),
-        },
+        "model": describe_model(model),
         "benchmark": {
             "name": benchmark.name,
             **benchmark.identity(),
             "questions": len(plan.questions),
-            "fingerprint": _hash((job.question.id, job.input_ids) for job in plan.jobs[: len(plan.questions)]),
+            "fingerprint": hash_of((job.question.id, job.input_ids) for job in plan.jobs[: len(plan.questions)]),
         },
-        "prompt": {**asdict(plan.prompting), "template": _hash([template]) if template else None},
+        "prompt": {**asdict(plan.prompting), "template": hash_of([template]) if template else None},
         "scoring": settings.scoring,
         "generation": asdict(settings.generation),
         "num_trials": settings.num_trials,
         "limit": settings.limit,
         "subjects": list(settings.subjects) if settings.subjects else None,
-        "capture": _capture(model, settings.capture),
+        "capture": describe_capture(model, settings.capture),
+        **describe_circumstances(model),
+    }
+
+
+def describe_model(model: LoadedModel) -> dict[str, Any]:
+    """What tells a model from others."""
+    return {
+        "name": model.name,
+        "revision": model.revision,
+        "class": type(model.model).__name__,
+        "dtype": str(model.model.dtype).removeprefix("torch."),
+        "weights": _weights(model.model),
+    }
+
+
+def describe_circumstances(model: LoadedModel) -> dict[str, Any]:
+    """Where and with what it computes."""
+    return {
         "device": str(model.device),
         "attn_implementation": getattr(model.model.config, "_attn_implementation", None),
         "versions": versions(),
@@ -136,7 +157,8 @@ def _differences(
             yield Difference(path, ours, theirs, unsaid or path.partition(".")[0] in CIRCUMSTANCES)
 
 
-def _capture(model: LoadedModel, capture: CaptureSettings | None) -> dict[str, Any] | None:
+def describe_capture(model: LoadedModel, capture: CaptureSettings | None) -> dict[str, Any] | None:
+    """What is recorded, and as what it is saved."""
     if capture is None:
         return None
     # The sites that the model has of what was asked: two ways to say the same are the same.
@@ -144,7 +166,8 @@ def _capture(model: LoadedModel, capture: CaptureSettings | None) -> dict[str, A
     return {**selection, "strategy": capture.strategy, "storage": capture.storage}
 
 
-def _hash(parts: Iterable[Any]) -> str:
+def hash_of(parts: Iterable[Any]) -> str:
+    """One hash of JSON-safe values."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(json.dumps(part, sort_keys=True).encode() + b"\n")

@@ -24,7 +24,7 @@ from actframe.runs.settings import RunSettings
 from actframe.runs.sizes import AnswerSizes
 from actframe.storage.files import backend_named
 
-__all__ = ["Sample", "first_pass", "take_sample"]
+__all__ = ["Sample", "compression", "first_pass", "take_sample"]
 
 MEASURED_BYTES = 32 << 20
 """How much of a sample is written to see how well a backend compresses it."""
@@ -65,7 +65,7 @@ def take_sample(model: LoadedModel, settings: RunSettings, jobs: list[Job], max_
     records = [record for _, record in answered]
     selection = Selection.of(capture.select if capture else None)
     sizes = AnswerSizes.of(records[0], selection, model.is_encoder_decoder)
-    return Sample(sizes, _compression(records, capture.storage) if capture else 1.0, records, seconds)
+    return Sample(sizes, compression(records, capture.storage) if capture else 1.0, records, seconds)
 
 
 def first_pass(model: LoadedModel, settings: RunSettings, job: Job) -> Sample:
@@ -76,7 +76,7 @@ def first_pass(model: LoadedModel, settings: RunSettings, job: Job) -> Sample:
     return take_sample(model, settings, [job], max_new_tokens=1)
 
 
-def _compression(records: list[ActivationRecord], storage: str) -> float:
+def compression(records: list[ActivationRecord], storage: str) -> float:
     """How much smaller a storage backend makes the activations of some records, tried on the first 32 MiB of them."""
     columns: dict[str, list[Tensor]] = {}
     room = MEASURED_BYTES // max(1, len(records[0].activations))

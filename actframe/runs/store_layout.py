@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -86,6 +86,13 @@ class StoreLayout(RunLayout):
         found = find_answers(self._ledger)
         correct = self._ledger.column("correct") if found else ()
         return {key: correct[number] is not MISSING and bool(correct[number]) for key, number in found.items()}
+
+    def column(self, key: str) -> Sequence[Any]:
+        """What each record that is here already and stays says under one key, or `MISSING`."""
+        if self._is_empty:
+            return ()
+        self._ledger.refresh()
+        return self._ledger.column(key)
 
     def append(self, record: ActivationRecord) -> None:
         assert self._store is not None

@@ -121,6 +121,12 @@ class TextBatches:
             return max(len(encoded.prompt_ids), 1 + len(encoded.response_ids)) > limit
         return len(encoded) > limit
 
+    def first(self, texts: Iterable[Text], count: int) -> list[Text]:
+        """The first texts that can be computed, so many if there are."""
+        encoded = itertools.chain.from_iterable(map(self.encode, windows(texts)))
+        fitting = (each.text for each in encoded if each.prompt_ids and not self.is_too_long(each))
+        return list(itertools.islice(fitting, count))
+
     def compute(
         self, texts: Iterable[Text], is_done: Callable[[Text], bool] | None = None
     ) -> Iterator[tuple[Text, ActivationRecord]]:

@@ -8,10 +8,17 @@ from typing import Any
 
 from actframe.benchmarks.prompting import Message
 from actframe.errors import ModelError, PromptError
+from actframe.records.record import ActivationRecord
 from actframe.runs.models import LoadedModel
 from actframe.runs.prompts import render_chat, without_double_start
 
-__all__ = ["EncodedText", "Given", "Text", "TextEncoder"]
+__all__ = ["OWN_KEYS", "EncodedText", "Given", "Text", "TextEncoder"]
+
+OWN_KEYS = {
+    *ActivationRecord.__annotations__,
+    *("computed_before", "data", "device", "media", "output_tokens", "prompt_tokens", "row", "text_id"),
+}
+"""What the record of a text says by itself."""
 
 Given = str | Sequence[int]
 """A text, or its token ids."""

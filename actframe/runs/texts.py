@@ -12,7 +12,7 @@ from actframe.errors import PromptError, SettingsError
 from actframe.records.record import ActivationRecord
 from actframe.runs.models import load_model
 from actframe.runs.text_batches import BATCH_TOKENS, TextBatches
-from actframe.runs.text_encoding import Given, Text, TextEncoder
+from actframe.runs.text_encoding import OWN_KEYS, Given, Text, TextEncoder
 from actframe.runs.text_survey import OnTrouble, survey_texts
 
 __all__ = ["TextOptions", "capture_texts"]
@@ -135,6 +135,8 @@ def _listed(
         columns["responses"] = list(_checked(responses, "response"))
     if about is not None:
         columns["about"] = [dict(each) for each in about]
+        if taken := sorted({key for each in about for key in each} & (OWN_KEYS - {"text_id", "row", "data"})):
+            raise SettingsError(f"about says {taken[0]!r}, which records say by themselves; give it another name")
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         told = " and ".join(f"{length} {name}" for name, length in lengths.items())
