@@ -33,6 +33,7 @@ def capture(  # noqa: PLR0913 - typer reads the options from the signature
     response_field: options.ResponseField = None,
     drop_fields: options.DropFields = None,
     split: options.Split = None,
+    config: options.Config = None,
     limit: options.Limit = None,
     chat_template: options.ChatTemplate = "auto",
     too_long: options.TooLong = "error",
@@ -77,7 +78,7 @@ def capture(  # noqa: PLR0913 - typer reads the options from the signature
 
     with usage_errors():
         fields = TextFields(field, prompt_field, response_field, options.parse_fields(drop_fields))
-        texts = TextData(data, fields, split=split, limit=limit)
+        texts = TextData(data, fields, split=split, configuration=config, limit=limit)
         store = RunSettings(capture=flags.settings(), **place)
         settings = TextSettings(store, batch_tokens, chat, **skipping)  # type: ignore[arg-type]
     job = TextRun(load_model(model, device=device), texts, activation_save_dir, settings, overwrite=overwrite)

@@ -11,6 +11,7 @@ from actframe.cli.options import parse_sites
 __all__ = [
     "BatchTokens",
     "ChatTemplate",
+    "Config",
     "Data",
     "DropFields",
     "DryRun",
@@ -58,6 +59,10 @@ ResponseField = Annotated[
 ]
 DropFields = Annotated[str | None, _option(_TEXTS, "LIST", "Fields that records are not to have.", show_default="none")]
 Split = Annotated[str | None, _option(_TEXTS, "NAME", "The split of a data set on the hub.", show_default="train")]
+Config = Annotated[
+    str | None,
+    _option(_TEXTS, "NAME", "The configuration of a data set on the hub, where it has several.", show_default=False),
+]
 Limit = Annotated[int | None, _option(_TEXTS, "N", "Only the first N rows.", min=1, show_default="all")]
 ChatTemplate = Annotated[
     str,

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from actframe.benchmarks.rows import READERS, Row, data_files, located_rows
+from actframe.benchmarks.hub import HubData
+from actframe.benchmarks.row import Row
+from actframe.benchmarks.rows import READERS, data_files, located_rows
 from actframe.errors import BenchmarkError, SettingsError, StorageError, nearest
 from actframe.records.packing import json_safe
 from actframe.runs.text_encoding import OWN_KEYS, Text
@@ -63,7 +65,7 @@ class TextData:
         source: a file (`.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`, `.arrow`, `.txt`), a folder of them, or the id of
             a data set on the hub.
         fields: where the texts are.
-        split: of a data set on the hub.
+        split, configuration: of a data set on the hub.
         limit: only so many rows, the first ones.
 
     Raises:
@@ -71,27 +73,34 @@ class TextData:
             place; or the data set cannot be had.
     """
 
-    def __init__(self, source: str, fields: TextFields, *, split: str | None = None, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        fields: TextFields,
+        *,
+        split: str | None = None,
+        configuration: str | None = None,
+        limit: int | None = None,
+    ) -> None:
         self.source = source
         self.fields = fields
         self.limit = limit
         self._split = split
-        self._files: list[Path] | None = None
-        self._hub: Any = None
+        self._files: list[Path] = []
+        self._hub: HubData | None = None
         path = Path(source).expanduser()
         if path.exists() or path.suffix in (*READERS, PLAIN_SUFFIX) or not _HUB_ID.fullmatch(source):
-            if split is not None:
-                raise SettingsError(f"a split is of a data set on the hub, and {source!r} is a file or folder")
+            if split is not None or configuration is not None:
+                what = "split" if split is not None else "configuration"
+                raise SettingsError(f"a {what} is of a data set on the hub, and {source!r} is a file or folder")
             self._files = [path] if path.suffix == PLAIN_SUFFIX and path.is_file() else data_files(path)
         else:
-            from actframe.benchmarks.hub import HubData
-
-            self._hub = HubData(source)
+            self._hub = HubData(source, configuration)
 
     def identity(self) -> dict[str, Any]:
         """What tells this data from other data: the content of the files, or the commit on the hub."""
         own = {"fields": list(self.fields.read), "dropped": sorted(self.fields.drop)}
-        if self._files is None:
+        if self._hub is not None:
             return {**self._hub.identity(), "split": self._split or "train", **own}
         digest = hashlib.sha256()
         for file in self._files:
@@ -104,7 +113,7 @@ class TextData:
             yield self._text(number, row)
 
     def _rows(self) -> Iterator[Row]:
-        if self._files is None:
+        if self._hub is not None:
             yield from self._hub.rows(self._split or "train")
             return
         for file in self._files:
