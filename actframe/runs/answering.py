@@ -11,6 +11,7 @@ from actframe.records.record import ActivationRecord
 from actframe.runs.generation import GenerationSettings, Response, generate_batch
 from actframe.runs.grading import grade
 from actframe.runs.identity import versions
+from actframe.runs.likelihood import rank_batch
 from actframe.runs.models import LoadedModel
 from actframe.runs.plan import Job
 from actframe.runs.recording import RecordedBatch
@@ -29,12 +30,35 @@ def answer_batch(
         generation: how to answer.
         sink: of the recorder that is recording; without one, records have no activations.
     """
-    responses = generate_batch(model, [job.request for job in jobs], generation)
-    if sink is not None:
-        records = sink.take([job.input_ids for job in jobs])
+    if jobs[0].ranking is not None:
+        responses = _rank(model, jobs, sink)
     else:
-        records = [unrecorded(model, job, response, len(jobs)) for job, response in zip(jobs, responses, strict=True)]
-    return list(zip(responses, records, strict=True))
+        responses = generate_batch(model, [job.request for job in jobs], generation)
+    # Choices that do not even begin alike have nothing to record.
+    recorded = iter(sink.take([job.input_ids for job in jobs if job.input_ids]) if sink is not None else ())
+    return [
+        (
+            response,
+            next(recorded) if sink is not None and job.input_ids else unrecorded(model, job, response, len(jobs)),
+        )
+        for job, response in zip(jobs, responses, strict=True)
+    ]
+
+
+def _rank(model: LoadedModel, jobs: Sequence[Job], sink: RecordedBatch | None) -> list[Response]:
+    """Responses without a text, which say how likely each choice is."""
+    rankings = [job.ranking for job in jobs if job.ranking is not None]
+    try:
+        ranked = rank_batch(model, rankings, sink.recorder if sink is not None else None)
+    except BaseException:
+        # The prompts are recorded when the choices begin; whoever tries again records them again.
+        if sink is not None:
+            sink.clear()
+        raise
+    return [
+        Response("", [], len(job.input_ids), truncated=False, likelihoods=tuple(likelihoods))
+        for job, likelihoods in zip(jobs, ranked, strict=True)
+    ]
 
 
 def graded_record(

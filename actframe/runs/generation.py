@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from actframe.benchmarks.base import Likelihood
 from actframe.benchmarks.prompting import Message
 from actframe.errors import SettingsError
 from actframe.runs.batches import plan_batches
@@ -118,6 +119,7 @@ class Response:
         prompt_tokens: the length of the prompt in tokens, chat template included.
         truncated: whether the token limit ended it, not the model.
         begun: what the prompt itself began of the response: an open `<think>`, or nothing.
+        likelihoods: of each choice, where choices were ranked and nothing was generated.
     """
 
     text: str
@@ -125,6 +127,7 @@ class Response:
     prompt_tokens: int
     truncated: bool
     begun: str = ""
+    likelihoods: tuple[Likelihood, ...] = ()
 
 
 def generate_responses(

@@ -92,8 +92,15 @@ def grade(benchmark: BenchmarkAdapter, question: Question, response: Response) -
     An adapter that raises on a response, which its contract forbids, costs this answer and not the run: the answer
     counts as unparsed, with a warning that names the question.
     """
-    verdict = _verdict(benchmark, question, lambda: benchmark.judge(response.begun + response.text, question))
-    return {
+    ranked = response.likelihoods
+
+    def judge() -> Verdict:
+        if ranked:
+            return benchmark.judge_choices(ranked, question)
+        return benchmark.judge(response.begun + response.text, question)
+
+    verdict = _verdict(benchmark, question, judge)
+    said: dict[str, Any] = {
         "question_id": question.id,
         "subject": question.subject,
         "expected": question.answer or None,
@@ -103,6 +110,10 @@ def grade(benchmark: BenchmarkAdapter, question: Question, response: Response) -
         "truncated": response.truncated,
         "metrics": dict(verdict.metrics),
     }
+    if ranked:
+        said["loglikelihoods"] = [each.loglikelihood for each in ranked]
+        said["greedy"] = [each.greedy for each in ranked]
+    return said
 
 
 def _verdict(benchmark: BenchmarkAdapter, question: Question, judge: Callable[[], Verdict]) -> Verdict:

@@ -85,7 +85,9 @@ def describe_run(
             "name": benchmark.name,
             **benchmark.identity(),
             "questions": len(plan.questions),
-            "fingerprint": hash_of((job.question.id, job.input_ids) for job in plan.jobs[: len(plan.questions)]),
+            "fingerprint": hash_of(
+                (job.question.id, job.input_ids, *job.choice_ids) for job in plan.jobs[: len(plan.questions)]
+            ),
         },
         "prompt": {**asdict(plan.prompting), "template": hash_of([template]) if template else None},
         "scoring": settings.scoring,

@@ -11,9 +11,10 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 
 from actframe.benchmarks.base import BenchmarkAdapter, Question
-from actframe.benchmarks.prompting import Message
-from actframe.errors import PromptError
+from actframe.benchmarks.prompting import Message, Prompting, Scoring
+from actframe.errors import PromptError, SettingsError
 from actframe.runs.batches import plan_batches
+from actframe.runs.choices import Ranking, make_ranking
 from actframe.runs.drawing import answer_seed
 from actframe.runs.generation import Request
 from actframe.runs.grading import make_conversation, stops_of, take_questions
@@ -36,17 +37,29 @@ class Job:
         trial: for which time, from 0.
         prompt: what the benchmark makes of the question: the last message that the model is given.
         request: what the model gets, and how its response is drawn and ends.
+        ranking: of its choices, where these are ranked; then the request is what they have in common.
     """
 
     question: Question
     trial: int
     prompt: str
     request: Request
+    ranking: Ranking | None = None
 
     @property
     def input_ids(self) -> list[int]:
         """The tokens that the model gets."""
         return self.request.input_ids
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the model gets, before those that it adds: with the longest choice, where they are ranked."""
+        return self.ranking.longest if self.ranking is not None else len(self.input_ids)
+
+    @property
+    def choice_ids(self) -> list[list[int]]:
+        """The whole sequences that are compared, where choices are ranked."""
+        return [choice.ids for choice in self.ranking.choices] if self.ranking is not None else []
 
     @property
     def key(self) -> Key:
@@ -75,34 +88,66 @@ class RunPlan:
     """
 
     def __init__(self, model: LoadedModel, benchmark: BenchmarkAdapter, settings: RunSettings) -> None:
-        generation = settings.generation
-        chat = model.is_chat if settings.prompting.chat is None else settings.prompting.chat
-        self.prompting = replace(settings.prompting, chat=chat)
+        _check_scoring(benchmark, settings.scoring)
+        generation, ranks = settings.generation, settings.scoring == "loglikelihood"
+        chat = settings.prompting.chat
+        # As with lm-evaluation-harness, choices are ranked without a template where nobody asks for one.
+        self.prompting = replace(settings.prompting, chat=(model.is_chat and not ranks) if chat is None else chat)
         questions = take_questions(benchmark, settings.limit, settings.subjects)
         model.require_generation()
-        conversations = [make_conversation(benchmark, question, self.prompting) for question in questions]
-        encoded = _encode(model, benchmark, questions, conversations, chat)
-        asked = []
-        self.too_long: list[str] = []
-        for question, messages, ids in zip(questions, conversations, encoded, strict=True):
-            if exceeds_context(model, len(ids), generation.max_new_tokens):
-                self.too_long.append(question.id)
-            else:
-                asked.append((question, messages[-1].content, ids, stops_of(benchmark, question)))
+        once = (_ranking_jobs if ranks else _jobs)(model, benchmark, questions, self.prompting)
+        new = 0 if ranks else generation.max_new_tokens
+        self.too_long = [job.question.id for job in once if exceeds_context(model, job.tokens, new)]
+        left_out = set(self.too_long)
+        asked = [job for job in once if job.question.id not in left_out]
         if not asked:
-            raise _all_too_long(model, benchmark, encoded, generation.max_new_tokens)
-        self.questions = [question for question, *_ in asked]
+            raise _all_too_long(model, benchmark, min(job.tokens for job in once), new)
+        self.questions = [job.question for job in asked]
         self.jobs = [
-            Job(question, trial, prompt, Request(ids, answer_seed(generation.seed, question.id, trial), stops))
+            replace(job, trial=trial, request=replace(job.request, seed=_seed(settings, job, trial)))
             for trial in range(settings.num_trials)
-            for question, prompt, ids, stops in asked
+            for job in asked
         ]
-        rows = plan_batches([len(job.input_ids) for job in self.jobs], generation)
+        rows = plan_batches([job.tokens for job in self.jobs], generation)
         self.batches: list[Batch] = [[self.jobs[row] for row in batch] for batch in rows]
 
     def remaining(self, done: Container[Key]) -> Iterator[Batch]:
         """The batches of which an answer is missing, each whole: only so does it give the same answers again."""
         return (batch for batch in self.batches if any(job.key not in done for job in batch))
+
+
+def _check_scoring(benchmark: BenchmarkAdapter, scoring: Scoring) -> None:
+    if scoring not in benchmark.scorings:
+        raise SettingsError(
+            f"benchmark {benchmark.name!r} is not scored by {scoring!r}; it is by {', '.join(benchmark.scorings)}"
+        )
+
+
+def _seed(settings: RunSettings, job: Job, trial: int) -> int:
+    return answer_seed(settings.generation.seed, job.question.id, trial)
+
+
+def _jobs(
+    model: LoadedModel, benchmark: BenchmarkAdapter, questions: list[Question], prompting: Prompting
+) -> list[Job]:
+    """What is to be answered by generating, each question once."""
+    conversations = [make_conversation(benchmark, question, prompting) for question in questions]
+    encoded = _encode(model, benchmark, questions, conversations, bool(prompting.chat))
+    return [
+        Job(question, 0, messages[-1].content, Request(ids, stops=stops_of(benchmark, question)))
+        for question, messages, ids in zip(questions, conversations, encoded, strict=True)
+    ]
+
+
+def _ranking_jobs(
+    model: LoadedModel, benchmark: BenchmarkAdapter, questions: list[Question], prompting: Prompting
+) -> list[Job]:
+    """What is to be answered by ranking choices, each question once."""
+    rankings = [make_ranking(model, benchmark, question, prompting) for question in questions]
+    return [
+        Job(question, 0, ranking.prompt, Request(ranking.prompt_ids), ranking)
+        for question, ranking in zip(questions, rankings, strict=True)
+    ]
 
 
 def _encode(
@@ -124,11 +169,11 @@ def _encode(
         raise
 
 
-def _all_too_long(
-    model: LoadedModel, benchmark: BenchmarkAdapter, encoded: list[list[int]], max_new_tokens: int
-) -> PromptError:
+def _all_too_long(model: LoadedModel, benchmark: BenchmarkAdapter, shortest: int, max_new_tokens: int) -> PromptError:
+    new = f" with {max_new_tokens} new ones" if max_new_tokens else ""
+    lower = "lower max_new_tokens, " if max_new_tokens else ""
     return PromptError(
-        f"every question of {benchmark.name!r} is too long for {model.name!r}: the shortest prompt has "
-        f"{min(map(len, encoded))} tokens, which with {max_new_tokens} new ones do not fit its context of "
-        f"{model.context_length}; lower max_new_tokens, show fewer examples, or use a model with a longer context"
+        f"every question of {benchmark.name!r} is too long for {model.name!r}: the shortest prompt has {shortest} "
+        f"tokens, which{new} do not fit its context of {model.context_length}; {lower}show fewer examples, or use a "
+        f"model with a longer context"
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from actframe.benchmarks.prompting import Scoring
 from actframe.capture.base import CaptureStrategy
 from actframe.capture.recorder import ActivationRecorder, Sink
 from actframe.capture.selection import Selection, Sites
@@ -17,7 +20,7 @@ from actframe.runs.models import LoadedModel
 from actframe.storage.atomic import check_writable
 from actframe.storage.files import activation_file_name, backend_named, save_activations
 
-__all__ = ["CaptureSettings", "RecordedBatch", "check_folder", "prepare_folder", "save_record"]
+__all__ = ["CaptureSettings", "RecordedBatch", "check_folder", "prepare_folder", "recorded_batches", "save_record"]
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,15 @@ class CaptureSettings:
 
 
 class RecordedBatch:
-    """A sink for one batch at a time: its records, in the order of its rows."""
+    """A sink for one batch at a time: its records, in the order of its rows.
+
+    Attributes:
+        recorder: what fills it.
+    """
 
     def __init__(self) -> None:
         self._records: list[ActivationRecord] = []
+        self.recorder: AbstractContextManager[Any] = nullcontext()
 
     def append(self, record: ActivationRecord) -> None:
         """Take the next record."""
@@ -80,6 +88,24 @@ class RecordedBatch:
         if [record.input_ids for record in records] != encoded:
             raise CaptureError(f"{len(encoded)} prompts gave {len(records)} records, or not of these prompts")
         return records
+
+
+@contextmanager
+def recorded_batches(
+    capture: CaptureSettings | None, loaded: LoadedModel, scoring: Scoring
+) -> Iterator[RecordedBatch | None]:
+    """Batches of a run are recorded in this block; gives the sink of their records, None where nothing is captured.
+
+    What is generated is recorded whole, by one recorder that is open all the time. Where choices are ranked, their
+    passes are none of the record's business: whoever runs the prompts enters the sink's recorder for them.
+    """
+    if capture is None:
+        yield None
+        return
+    sink = RecordedBatch()
+    sink.recorder = capture.recorder(loaded, into=sink)
+    with sink.recorder if scoring == "generate" else nullcontext():
+        yield sink
 
 
 def check_folder(folder: Path) -> None:

@@ -46,6 +46,8 @@ ANSWER_KEYS = (
     "unparsed",
     "truncated",
     "metrics",
+    "loglikelihoods",
+    "greedy",
     "prompt_tokens",
     "output_tokens",
     "chance",

@@ -6,7 +6,7 @@ import itertools
 import os
 import warnings
 from collections.abc import Callable, Container, Generator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import replace
 
 from actframe.benchmarks.base import BenchmarkAdapter
@@ -17,7 +17,7 @@ from actframe.runs.layouts import layout_for
 from actframe.runs.models import LoadedModel
 from actframe.runs.plan import Batch, Job, Key, RunPlan
 from actframe.runs.progress import RunProgress
-from actframe.runs.recording import RecordedBatch
+from actframe.runs.recording import RecordedBatch, recorded_batches
 from actframe.runs.results import RunResult
 from actframe.runs.room import DiskRoom
 from actframe.runs.sampling import first_pass
@@ -85,7 +85,7 @@ class BenchmarkRun:
         if left_out := self.plan.too_long:
             warnings.warn(
                 f"{len(left_out)} of {len(left_out) + len(self.plan.questions)} questions are left out: with "
-                f"{self.settings.generation.max_new_tokens} new tokens they do not fit the context of {model.name!r}, "
+                f"{self.settings.expected} they do not fit the context of {model.name!r}, "
                 f"which is {model.context_length} tokens ({', '.join(left_out[:3])}{', ...' * (len(left_out) > 3)})",
                 RuntimeWarning,
                 stacklevel=2,
@@ -146,14 +146,13 @@ class BenchmarkRun:
         there = [done[job.key] for job in self.plan.jobs if job.key in done]
         now = RunProgress(len(there), len(self.plan.jobs), sum(there), earlier=len(there))
         yield replace(now, written=self.layout.written())
-        capture, sink = self.settings.capture, RecordedBatch()
         batches = itertools.takewhile(lambda batch: room.fits(batch, done), self.plan.remaining(done))
         if (first := next(batches, None)) is None:
             # A recorder that records nothing would complain, with reason.
             return
-        with capture.recorder(self.model, into=sink) if capture else nullcontext():
+        with recorded_batches(self.settings.capture, self.model, self.settings.scoring) as sink:
             for batch in itertools.chain([first], batches):
-                for correct in self._answer(batch, done, sitting, sink if capture else None):
+                for correct in self._answer(batch, done, sitting, sink):
                     now = replace(
                         now,
                         done=now.done + 1,

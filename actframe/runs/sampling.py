@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from actframe.runs.answering import answer_batch, unrecorded
 from actframe.runs.generation import Response
 from actframe.runs.models import LoadedModel
 from actframe.runs.plan import Job
-from actframe.runs.recording import RecordedBatch
+from actframe.runs.recording import recorded_batches
 from actframe.runs.settings import RunSettings
 from actframe.runs.sizes import AnswerSizes
 from actframe.storage.files import backend_named
@@ -57,10 +56,10 @@ def take_sample(model: LoadedModel, settings: RunSettings, jobs: list[Job], max_
         max_new_tokens: where answers are cut off; 1 is one forward pass over the prompts.
     """
     generation = dataclasses.replace(settings.generation, max_new_tokens=max_new_tokens)
-    capture, sink = settings.capture, RecordedBatch()
+    capture = settings.capture
     began = time.monotonic()
-    with capture.recorder(model, into=sink) if capture else nullcontext():
-        answered = answer_batch(model, jobs, generation, sink if capture else None)
+    with recorded_batches(capture, model, settings.scoring) as sink:
+        answered = answer_batch(model, jobs, generation, sink)
     seconds = time.monotonic() - began
     records = [record for _, record in answered]
     selection = Selection.of(capture.select if capture else None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Literal, get_args
 
@@ -25,7 +25,7 @@ class RunSettings:
         num_trials: how often each question is answered; more than once needs a temperature above 0.
         limit: answer only so many questions, the first ones.
         subjects: ask only questions of these; None for all.
-        generation: how answers are generated.
+        generation: how answers are generated. Where choices are ranked nothing is, so `max_new_tokens` becomes 1.
         capture: what is recorded of each answer; None for a plain benchmark run.
         prompting: how questions are put.
         scoring: `"generate"` reads the answer from what the model writes; `"loglikelihood"` ranks the choices.
@@ -65,11 +65,29 @@ class RunSettings:
             raise SettingsError(f"no layout {self.layout!r}; there are {', '.join(LAYOUTS)}")
         if self.scoring not in SCORINGS:
             raise SettingsError(f"no scoring {self.scoring!r}; there are {', '.join(SCORINGS)}")
+        if self.scoring == "loglikelihood":
+            self._draw_nothing()
         if self.num_trials > 1 and self.generation.temperature == 0:
             raise SettingsError(
                 f"{self.num_trials} trials at temperature 0 would give each answer {self.num_trials} times; "
                 f"set a temperature above 0, or num_trials to 1"
             )
+
+    @property
+    def expected(self) -> str:
+        """What comes to a prompt, in words."""
+        return "their choices" if self.scoring == "loglikelihood" else f"{self.generation.max_new_tokens} new tokens"
+
+    def _draw_nothing(self) -> None:
+        """Refuse what only matters where answers are drawn."""
+        temperature = self.generation.temperature
+        if self.num_trials > 1 or temperature:
+            asked = f"num_trials={self.num_trials}" if self.num_trials > 1 else f"temperature={temperature}"
+            raise SettingsError(
+                f"{asked} has no effect where choices are ranked by log-likelihood: nothing is drawn; leave it out, or "
+                f"use scoring='generate'"
+            )
+        object.__setattr__(self, "generation", replace(self.generation, max_new_tokens=1))
 
 
 def _check_whole(name: str, value: Any, otherwise: str = "") -> None:
