@@ -174,6 +174,18 @@ def test_time_grows_no_faster_than_the_text(piece):
         assert cpu_seconds(extract, long) < 24 * cpu_seconds(extract, short) + 0.02
 
 
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(TOKENS.map("".join).filter(bool), st.sampled_from(["choice", "number", "math"]))
+def test_time_grows_no_faster_than_any_text_that_is_repeated(unit, kind):
+    options = ["1,200", "No", "Jupiter", "None"]
+    extract = {"choice": lambda text: extract_choice(text, options), "number": extract_number, "math": extract_math}[
+        kind
+    ]
+    short, long = ((unit * (size // len(unit) + 1))[:size] for size in (10_000, 100_000))
+    # Ten times the text: linear time grows 10-fold, quadratic time 100-fold.
+    assert cpu_seconds(extract, long) < 30 * cpu_seconds(extract, short) + 0.02
+
+
 MATH = [
     (r"The answer is 3. So $x = \boxed{\dfrac{1}{2}}$.", r"\frac{1}{2}"),
     ("$$x = 4$$\nThe answer is $(3, 4)$, as we saw.", "(3, 4)"),

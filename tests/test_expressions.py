@@ -117,6 +117,8 @@ DIFFERENT = [
     (r"\text{(C)}", r"\text{(D)}"),
     (r"\text{none}", "0"),
     ("3204_5", "3204_6"),
+    (r"5}{6", "5"),
+    (r"\hat}{", r"\hat}{^2"),
     ("5", ""),
     ("", ""),
 ]
@@ -160,7 +162,15 @@ def test_typography_is_taken_off(text, bare):
 
 @pytest.mark.parametrize(
     "bomb",
-    ["{" * 10_000 + "1" + "}" * 10_000, "(" * 40 + "1" + ")" * 40, "1" * 100_000, "1+" * 50_000, "\\frac{" * 99, "\\"],
+    [
+        "{" * 10_000 + "1" + "}" * 10_000,
+        "(" * 40 + "1" + ")" * 40,
+        r"\{" * 13 + "1" + r"\}" * 13,
+        "1" * 100_000,
+        "1+" * 50_000,
+        "\\frac{" * 99,
+        "\\",
+    ],
     ids=lambda bomb: bomb[:10],
 )
 def test_what_is_too_long_too_deep_or_broken_is_only_the_same_as_itself(bomb):

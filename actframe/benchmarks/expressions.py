@@ -47,6 +47,8 @@ UNIT = re.compile(
     r"|(?<=[\d}])(?:\s?[ckm]m(?:\s?\^\s?\{?[23]\}?)?|(?:\s(?!sin|cos|tan|log|ln|pi)[A-Za-z]{2,20}\.?){1,4})$"
 )
 PERCENT = re.compile(r"\s?(?:\\text\{\s?per\s?cent\s?\}|\bper\s?cent\b)", re.I)
+OPENING, CLOSING = ("{", "(", "[", r"\{"), ("}", ")", "]", r"\}")
+BRACKET = re.compile(r"\\.|[(){}\[\]]", re.S)
 REMARK = re.compile(r".\\(?:text|mbox|mathrm)\s*\{(?!,?\s*(?:and|or)\s*\})")
 
 
@@ -188,13 +190,14 @@ def _is_readable(text: str) -> bool:
 
     The time to read one doubles with every bracket within another; of `8\text{ by }6`, only the 8 would be read.
     """
-    depth = deepest = 0
-    for character in text:
-        depth += (character in "([{") - (character in ")]}")
+    braces = depth = deepest = 0
+    for bracket in BRACKET.findall(text):
+        braces += (bracket == "{") - (bracket == "}")
+        if braces < 0:
+            return False
+        depth += (bracket in OPENING) - (bracket in CLOSING)
         deepest = max(deepest, depth)
-    braces = re.findall(r"(?<!\\)[{}]", text)
-    balanced = braces.count("{") == braces.count("}")
-    return bool(text) and balanced and deepest <= DEEPEST_NESTING and not REMARK.search(text)
+    return bool(text) and braces == 0 and deepest <= DEEPEST_NESTING and not REMARK.search(text)
 
 
 def _without_space(text: str) -> str:

@@ -27,7 +27,7 @@ __all__ = ["Verifier", "shared_verifier"]
 
 CPU_SECONDS = 5
 WALL_SECONDS = 120
-MEMORY_BYTES = 4 * 2**30
+MEMORY_BYTES = 2**30
 READY = b"ready\n"
 HARMLESS = re.compile(r"(?!.*__)[\w.+*/ -]*")
 
