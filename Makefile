@@ -29,6 +29,7 @@ bench: install
 	$(BIN)/python bench/recording.py
 	$(BIN)/python bench/storage.py
 	$(BIN)/python bench/store.py
+	$(BIN)/python bench/benchmarks.py
 
 docs: install
 	$(BIN)/python docs/generate_cli.py

@@ -79,7 +79,7 @@ class RunBar(WorkBar):
 
     def __call__(self, now: RunProgress) -> None:
         """Show a new state."""
-        self._show(now, [f"accuracy {now.accuracy:.0%}"] if now.done else [])
+        self._show(now, [f"accuracy {now.accuracy:.0%}"] if now.done > now.ungraded else [])
 
 
 class TextBar(WorkBar):

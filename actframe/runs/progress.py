@@ -21,6 +21,7 @@ class RunProgress:
         seconds: time spent generating them.
         earlier: answers that were there before this sitting.
         written: what is on disk, and on its way there.
+        ungraded: answers so far of which nobody knows whether they are right.
     """
 
     done: int
@@ -30,11 +31,12 @@ class RunProgress:
     seconds: float = 0.0
     earlier: int = 0
     written: Written = field(default_factory=Written)
+    ungraded: int = 0
 
     @property
     def accuracy(self) -> float:
-        """The share of right answers so far."""
-        return self.correct / self.done if self.done else 0.0
+        """The share of right answers so far, of those that are graded."""
+        return self.correct / (self.done - self.ungraded) if self.done > self.ungraded else 0.0
 
     @property
     def tokens_per_second(self) -> float:

@@ -144,7 +144,8 @@ class BenchmarkRun:
         """How far the run has come, after each answer that was given to the layout."""
         done = self.layout.done()
         there = [done[job.key] for job in self.plan.jobs if job.key in done]
-        now = RunProgress(len(there), len(self.plan.jobs), sum(there), earlier=len(there))
+        ungraded = sum(job.key in done and not job.question.answer for job in self.plan.jobs)
+        now = RunProgress(len(there), len(self.plan.jobs), sum(there), earlier=len(there), ungraded=ungraded)
         yield replace(now, written=self.layout.written())
         batches = itertools.takewhile(lambda batch: room.fits(batch, done), self.plan.remaining(done))
         if (first := next(batches, None)) is None:
@@ -156,7 +157,8 @@ class BenchmarkRun:
                     now = replace(
                         now,
                         done=now.done + 1,
-                        correct=now.correct + correct,
+                        correct=now.correct + bool(correct),
+                        ungraded=now.ungraded + (correct is None),
                         tokens=sitting.tokens,
                         seconds=sitting.generating,
                         written=self.layout.written(),
@@ -165,8 +167,8 @@ class BenchmarkRun:
 
     def _answer(
         self, batch: Batch, done: Container[Key], sitting: Sitting, sink: RecordedBatch | None
-    ) -> Generator[bool]:
-        """Compute one batch, and give its new answers to the layout; says of each whether it is right."""
+    ) -> Generator[bool | None]:
+        """Compute one batch, and give its new answers to the layout; says of each whether it is right, if known."""
 
         def compute(jobs: Sequence[Job]) -> list[tuple[Response, ActivationRecord]]:
             return answer_batch(self.model, jobs, self.settings.generation, sink)
@@ -178,7 +180,7 @@ class BenchmarkRun:
                     graded = graded_record(self.model, self.benchmark, job, response, record)
                     self.layout.append(graded)
                     sitting.answers += 1
-                    yield bool(graded["correct"])
+                    yield graded["correct"]
 
     def _room(self, remaining: Sequence[Batch]) -> DiskRoom:
         """The room on the disk, looked at with one forward pass over one prompt."""
