@@ -102,13 +102,14 @@ def test_several_runs_stand_side_by_side_and_are_compared_with_the_first(tmp_pat
         "B - A 40 "
         f"{100 * tuned['difference']:+.1f} {interval} {found['only_second']} {found['only_first']} "
         f"{found['p_value']:.4f}",
+        "B - A: from A to B changed model.name: tiny -> tuned, benchmark.questions: 40 -> 45",
         "B - A: over the 40 questions that both answered, without 5 that only B answered",
         "D - A: they share no question, so this is the difference of two independent samples",
         f"E - A: {stores[0]} answers sums and {stores[4]} answers products",
         f"B {data['runs'][1]['summary']['questions']} {data['runs'][1]['summary']['accuracy']:.1%}",
     ]:
         assert words in text, words
-    tables, _, notes = shown.partition("B - A: over")
+    tables, _, notes = shown.partition("B - A: from")
     # Paths are folded, and sentences left to the terminal.
     assert max(map(len, tables.splitlines())) <= width
     assert notes
@@ -125,6 +126,22 @@ def test_a_run_compared_with_itself_claims_no_certainty(tmp_path):
 def test_questions_that_expect_something_else_are_said(tmp_path):
     stores = [fill(tmp_path / "a"), fill(tmp_path / "b", 0.6, expected="C")]
     assert "40 of the questions expect another answer" in squeeze(actframe(*stores).stdout)
+
+
+def test_what_was_done_differently_is_said_in_words_where_there_are_some(tmp_path):
+    store = fill(tmp_path / "a")
+    identity = json.loads((store / "run.json").read_text())
+    for changes, words in [
+        ({"scoring": "loglikelihood", "weights": "sha256:77", "capture": {"sites": []}}, "scoring: none -> loglikel"),
+        ({"weights": "sha256:77"}, "changed weights: none -> sha256:77"),
+        ({f"s{number}": 1 for number in range(20)}, "s7: none -> 1, ..."),
+    ]:
+        other = fill(tmp_path / next(iter(changes)))
+        (other / "run.json").write_text(json.dumps({**identity, "run": {**identity["run"], **changes}}))
+        text = squeeze(actframe(store, other).stdout)
+        assert words in text
+        assert "capture" not in text
+        assert ("sha256" in text) == (list(changes) == ["weights"])
 
 
 def test_a_run_that_is_not_complete_says_so_and_what_was_left_out(tmp_path):

@@ -9,8 +9,9 @@ import torch
 from actframe import Selection
 from actframe.benchmarks.general import General
 from actframe.benchmarks.prompting import Prompting
+from actframe.runs.differences import compare_runs
 from actframe.runs.generation import GenerationSettings
-from actframe.runs.identity import compare_runs, describe_run, versions
+from actframe.runs.identity import describe_run, versions
 from actframe.runs.models import LoadedModel
 from actframe.runs.plan import RunPlan
 from actframe.runs.recording import CaptureSettings

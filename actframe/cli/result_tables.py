@@ -12,6 +12,7 @@ from rich.text import Text
 from actframe.cli.console import number, one_line, printable
 from actframe.cli.store_tables import count
 from actframe.cli.tables import duration, new_table
+from actframe.runs.differences import compare_runs
 
 if TYPE_CHECKING:
     from actframe.runs.comparison import Comparison
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from actframe.runs.statistics import Summary
     from actframe.runs.stored_results import StoredResults
 
-__all__ = ["describe_difference", "differences_table", "figures_table", "letters", "runs_table"]
+__all__ = ["describe_difference", "describe_settings", "differences_table", "figures_table", "letters", "runs_table"]
+
+
+_MOST_SETTINGS = 8
 
 
 def letters(runs: Sequence[Any]) -> list[str]:
@@ -70,6 +74,20 @@ def differences_table(differences: Mapping[str, Comparison]) -> Table:
             *(_wins(each) if with_wins else ()),
         )
     return table
+
+
+def describe_settings(label: str, first: StoredResults, second: StoredResults) -> Iterator[str]:
+    """In what the second run was made differently, as far as it bears on its answers."""
+    if first.run is None or second.run is None:
+        return
+    found = [each for each in compare_runs(first.run, second.run) if not each.is_circumstance]
+    said = [each for each in found if each.key.partition(".")[0] != "capture"]
+    # Hashes say that something differs, which is of use where nothing else does.
+    plain = [each for each in said if "sha256:" not in str(each)] or said
+    if plain:
+        more = ", ..." if len(plain) > _MOST_SETTINGS else ""
+        after, _, before = label.split()
+        yield f"{label}: from {before} to {after} changed {', '.join(map(str, plain[:_MOST_SETTINGS]))}{more}"
 
 
 def describe_difference(label: str, difference: Comparison) -> Iterator[str]:

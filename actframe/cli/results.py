@@ -115,7 +115,10 @@ def _print_differences(runs: dict[str, StoredResults]) -> None:
     console = stdout()
     found: dict[str, Comparison] = {}
     notes: list[str] = []
-    for label, difference in _differences(runs):
+    first, *others = runs.values()
+    for (label, difference), second in zip(_differences(runs), others, strict=True):
+        if not isinstance(difference, BenchmarkError):
+            notes += result_tables.describe_settings(label, first, second)
         if isinstance(difference, BenchmarkError):
             notes.append(f"{label}: {difference}")
         else:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
@@ -20,15 +20,12 @@ from torch import Tensor, nn
 
 from actframe.benchmarks.base import BenchmarkAdapter
 from actframe.capture.selection import Selection
-from actframe.capture.sites import summarise
 from actframe.runs.models import LoadedModel
 from actframe.runs.plan import RunPlan
 from actframe.runs.recording import CaptureSettings, RecordedBatch
 from actframe.runs.settings import RunSettings
 
 __all__ = [
-    "Difference",
-    "compare_runs",
     "describe_capture",
     "describe_circumstances",
     "describe_model",
@@ -37,33 +34,7 @@ __all__ = [
     "versions",
 ]
 
-CIRCUMSTANCES = ("device", "attn_implementation", "versions")
-"""What may differ between two sittings of one run."""
-
 SAMPLED_VALUES = 16
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One thing in which the run that is stored and the one that is asked for are not alike.
-
-    Attributes:
-        key: where it is, with dots: `generation.batch_size`.
-        stored, asked: both values.
-        is_circumstance: it is about where and with what the run is computed, not about what it is.
-    """
-
-    key: str
-    stored: Any
-    asked: Any
-    is_circumstance: bool
-
-    def __str__(self) -> str:
-        stored, asked = self.stored, self.asked
-        if isinstance(stored, list) and isinstance(asked, list):
-            stored = [each for each in self.stored if each not in self.asked]
-            asked = [each for each in self.asked if each not in self.stored]
-        return f"{self.key}: {_shown(stored)} -> {_shown(asked)}"
 
 
 def describe_run(
@@ -130,35 +101,6 @@ def versions() -> dict[str, str]:
     }
 
 
-def compare_runs(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> list[Difference]:
-    """Where two runs, as `describe_run` tells of them, are not alike.
-
-    >>> for each in compare_runs({"limit": 10, "model": {"name": "a"}}, {"limit": None, "model": {"name": "a"}}):
-    ...     print(each)
-    limit: 10 -> none
-    """
-    same_version = stored.get("versions", {}).get("actframe") == asked.get("versions", {}).get("actframe")
-    found = {each.key: each for each in _differences("", stored, asked, same_version)}
-    if found.keys() & {"limit", "subjects", "benchmark.name"}:
-        # These questions are not those because of that.
-        for consequence in ("benchmark.questions", "benchmark.fingerprint"):
-            found.pop(consequence, None)
-    return list(found.values())
-
-
-def _differences(
-    prefix: str, stored: Mapping[str, Any], asked: Mapping[str, Any], same_version: bool
-) -> Iterator[Difference]:
-    for key in dict.fromkeys([*stored, *asked]):
-        ours, theirs, path = stored.get(key), asked.get(key), f"{prefix}{key}"
-        if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-            yield from _differences(f"{path}.", ours, theirs, same_version)
-        elif ours != theirs:
-            # Another version may say more of a run, or less, than this one.
-            unsaid = not same_version and not (key in stored and key in asked)
-            yield Difference(path, ours, theirs, unsaid or path.partition(".")[0] in CIRCUMSTANCES)
-
-
 def describe_capture(model: LoadedModel, capture: CaptureSettings | None) -> dict[str, Any] | None:
     """What is recorded, and as what it is saved."""
     if capture is None:
@@ -188,17 +130,3 @@ def _weights(model: nn.Module) -> str:
                 row = values[(end,) * (values.dim() - 1)].reshape(-1)[part]
                 digest.update(row.contiguous().view(torch.uint8).cpu().numpy().tobytes())
     return f"sha256:{digest.hexdigest()}"
-
-
-def _shown(value: Any) -> str:
-    """A value in few words."""
-    if value is None or value == []:
-        return "none"
-    if isinstance(value, list) and all(isinstance(each, str) for each in value):
-        return f"{summarise(value)} ({len(value)})"
-    if isinstance(value, str):
-        return value if len(value) <= 80 and not value.startswith("sha256:") else f"{value[:19]}..."
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_shown(each)}" for key, each in value.items() if each is not None)
-    text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."

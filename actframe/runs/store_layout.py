@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from actframe.errors import SettingsError, StorageError
 from actframe.records.record import ActivationRecord
-from actframe.runs.identity import compare_runs
+from actframe.runs.differences import compare_runs
 from actframe.runs.layout import AnswersSoFar, RunLayout, Written
 from actframe.runs.ledger_answers import LedgerAnswers, find_answers, graded_answers
 from actframe.runs.plan import Key, RunPlan
