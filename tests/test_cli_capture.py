@@ -6,10 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import ThreadingHTTPServer
 
 import pytest
 import torch
+from test_hub_data import COMMIT, DATA, Hub
 from toys import interrupted_at_forward, no_forward
 from typer.testing import CliRunner
 
@@ -336,6 +339,49 @@ def test_ctrl_c_of_the_command_keeps_what_is_there(model_folder, tmp_path):
 
 
 # Data sets of the hub.
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """The environment of a process whose hub is on this machine."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield {
+            **os.environ,
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
+            "HF_HUB_OFFLINE": "0",
+            "NO_PROXY": "127.0.0.1",
+            "COLUMNS": "120",
+        }
+        server.shutdown()
+
+
+def test_a_data_set_of_the_hub_is_captured_and_its_commit_kept(hub, tmp_path):
+    pytest.importorskip("datasets")
+    tiny_model("llama", max_position_embeddings=512).save_pretrained(tmp_path / "roomy")
+    tiny_tokenizer().save_pretrained(tmp_path / "roomy")
+    command = [sys.executable, "-m", "actframe", "capture", "--model", tmp_path / "roomy", "--layers", "1"]
+    command += ["--split", "test", "--prompt-field", "question", "--response-field", "answer"]
+    command += ["--activation-save-dir", tmp_path / "out", "--json", "--data"]
+    done = subprocess.run(
+        [*map(str, command), "openai/gsm8k"], env=hub, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    rows = [json.loads(line) for line in (DATA / "test.jsonl").read_text().splitlines()]
+    assert told["records"] == told["texts"] == len(rows)
+    store = ActivationStore(tmp_path / "out")
+    pairs = {(row["question"], row["answer"]) for row in rows}
+    assert {(record.prompt, record.response) for record in store} == pairs
+    assert store.run["data"]["revision"] == COMMIT
+    assert store.run["data"]["split"] == "test"
+    gated = subprocess.run(
+        [*map(str, command), "own/gated"], env=hub, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert gated.returncode == 1
+    assert "is gated" in gated.stderr
+    assert "--data" in gated.stderr
 
 
 def test_a_data_set_that_cannot_be_had_says_so_and_how_to_use_a_file(loaded, tmp_path):
