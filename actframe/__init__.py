@@ -6,7 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from actframe.benchmarks.base import BenchmarkAdapter, Question
+    from actframe.benchmarks.base import BenchmarkAdapter, BenchmarkOptions, Likelihood, Question, Verdict
+    from actframe.benchmarks.prompting import Completion, Message, Prompting
     from actframe.capture.base import CaptureStrategy
     from actframe.capture.recorder import ActivationRecorder
     from actframe.capture.selection import Selection
@@ -47,15 +48,20 @@ __all__ = [
     "ActivationStore",
     "BenchmarkAdapter",
     "BenchmarkError",
+    "BenchmarkOptions",
     "Bundle",
     "CaptureError",
     "CaptureStrategy",
+    "Completion",
     "FormatError",
     "LayoutError",
     "LazyTensors",
+    "Likelihood",
+    "Message",
     "ModelError",
     "PluginError",
     "PromptError",
+    "Prompting",
     "Question",
     "Selection",
     "SelectionError",
@@ -65,6 +71,7 @@ __all__ = [
     "StorageError",
     "UnknownNameError",
     "UnsafeFileError",
+    "Verdict",
     "answer_benchmark_question",
     "answer_benchmark_question_with_activations",
     "capture_texts",
@@ -80,12 +87,18 @@ _HOMES = {
     "ActivationRecorder": "actframe.capture.recorder",
     "ActivationStore": "actframe.storage.store",
     "BenchmarkAdapter": "actframe.benchmarks.base",
+    "BenchmarkOptions": "actframe.benchmarks.base",
     "Bundle": "actframe.records.bundle",
     "CaptureStrategy": "actframe.capture.base",
+    "Completion": "actframe.benchmarks.prompting",
     "LazyTensors": "actframe.records.bundle",
+    "Likelihood": "actframe.benchmarks.base",
+    "Message": "actframe.benchmarks.prompting",
+    "Prompting": "actframe.benchmarks.prompting",
     "Question": "actframe.benchmarks.base",
     "Selection": "actframe.capture.selection",
     "StorageBackend": "actframe.storage.base",
+    "Verdict": "actframe.benchmarks.base",
     "answer_benchmark_question": "actframe.inference",
     "answer_benchmark_question_with_activations": "actframe.inference",
     "capture_texts": "actframe.runs.texts",
