@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from rich.console import Console
@@ -95,26 +95,22 @@ def run_naively(loaded: LoadedModel, plan: RunPlan, settings: RunSettings, folde
     return answers
 
 
-def run(loaded: LoadedModel, benchmark: BenchmarkAdapter, settings: RunSettings) -> tuple[float, dict[str, str]]:
-    """Seconds of a run into a new store, and its responses."""
+def run(loaded: LoadedModel, benchmark: BenchmarkAdapter, settings: RunSettings) -> tuple[float, float, dict[str, str]]:
+    """Seconds and CPU seconds of a run into a new store, and its responses."""
     with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         result = BenchmarkRun(loaded, benchmark, folder, settings).execute()
-        seconds = time.perf_counter() - began
-        return seconds, {answer["question_id"]: answer["response"] for answer in result.answers}
+        seconds, used = time.perf_counter() - began, time.process_time() - cpu
+        return seconds, used, {answer["question_id"]: answer["response"] for answer in result.answers}
 
 
 def against_the_loop(loaded: LoadedModel, benchmark: Mixed, settings: RunSettings, console: Console) -> None:
     plan = RunPlan(loaded, benchmark, settings)
-    cpu = [time.process_time()]
-    seconds, ours = run(loaded, benchmark, settings)
-    cpu.append(time.process_time())
+    seconds, own, ours = run(loaded, benchmark, settings)
     with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         theirs = run_naively(loaded, plan, settings, Path(folder))
-        naive = time.perf_counter() - began
-    cpu.append(time.process_time())
-    by_hand, own = cpu[2] - cpu[1], cpu[1] - cpu[0]
+        naive, by_hand = time.perf_counter() - began, time.process_time() - cpu
     assert ours == theirs, [(key, ours[key], theirs[key]) for key in ours if ours[key] != theirs[key]][:3]
     columns = ("", "seconds", "questions/s", "ratio", "CPU seconds", "ratio")
     table = Table(*columns, title=f"{len(ours)} questions, the same answers in float32")
@@ -132,17 +128,18 @@ def against_the_loop(loaded: LoadedModel, benchmark: Mixed, settings: RunSetting
 
 def overhead(loaded: LoadedModel, benchmark: Mixed, settings: RunSettings, rounds: int, console: Console) -> None:
     plain = replace(settings, capture=None)
-    pairs = []
+    pairs: list[tuple[tuple[Any, ...], tuple[Any, ...]]] = []
     for number in range(rounds + 1):
         order = [settings, plain] if number % 2 else [plain, settings]
-        seconds = {each.capture is None: run(loaded, benchmark, each)[0] for each in order}
+        taken = {each.capture is None: run(loaded, benchmark, each) for each in order}
         if number:
-            pairs.append((seconds[False], seconds[True]))
-    ratios = sorted(recorded / without for recorded, without in pairs)
-    console.print(
-        f"recording over not recording, {rounds} rounds of {len(list(benchmark.questions()))} questions: "
-        f"median {statistics.median(ratios):.3f}, {ratios[0]:.3f} .. {ratios[-1]:.3f}"
-    )
+            pairs.append((taken[False], taken[True]))
+    for place, what in enumerate(("seconds", "CPU seconds")):
+        ratios = sorted(recorded[place] / without[place] for recorded, without in pairs)
+        console.print(
+            f"recording over not recording, {rounds} rounds of {len(list(benchmark.questions()))} questions, {what}: "
+            f"median {statistics.median(ratios):.3f}, {ratios[0]:.3f} .. {ratios[-1]:.3f}"
+        )
 
 
 def main() -> None:
