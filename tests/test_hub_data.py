@@ -156,9 +156,7 @@ def test_what_the_hub_does_not_give_is_said(ask, arguments, message):
 
 
 def test_offline_mode_is_named():
-    with pytest.raises(
-        BenchmarkError, match=r"'cais/mmlu' \(all\) is not in .*offline mode is on.* --data PATH"
-    ):
+    with pytest.raises(BenchmarkError, match=r"'cais/mmlu' \(all\) is not in .*offline mode is on.* --data PATH"):
         MMLU().questions()
 
 
