@@ -96,3 +96,10 @@ def test_only_the_right_letter_scores():
 
 def test_it_can_be_pickled_and_gives_the_same_questions_again():
     assert list(pickle.loads(pickle.dumps(General())).questions()) == QUESTIONS
+
+
+def test_options_are_ranked_by_their_texts_since_no_letters_are_shown():
+    question = next(iter(General().questions()))
+    found = General().completions(question)
+    assert [each.continuation for each in found] == [f" {choice}" for choice in question.choices]
+    assert {each.context for each in found} == {f"Question: {question.text}\nAnswer:"}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from actframe.benchmarks.answers import extract_choice
 from actframe.benchmarks.base import BenchmarkAdapter, Question
-from actframe.benchmarks.prompting import PromptStyle
+from actframe.benchmarks.prompting import Completion, PromptStyle
 from actframe.benchmarks.sources import bundled_questions
 
 __all__ = ["General"]
@@ -36,6 +36,10 @@ class General(BenchmarkAdapter):
     def prompt(self, question: Question) -> str:
         options = "\n".join(f"- {choice}" for choice in question.choices)
         return f"{question.text}\nChoose one of these answers:\n{options}"
+
+    def completions(self, question: Question) -> Sequence[Completion]:
+        """The options themselves: letters would stand for nothing that the model is shown."""
+        return [Completion(f"Question: {question.text}\nAnswer:", f" {choice}") for choice in question.choices]
 
     def extract_answer(self, response: str, question: Question) -> str | None:
         return extract_choice(response, question.choices, question.letters)
