@@ -15,10 +15,10 @@ demo: $(BIN)/python
 	$(BIN)/actframe demo
 
 test: install
-	$(BIN)/python -m pytest -m 'not slow' tests actframe plugins
+	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow' tests actframe plugins
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow tests plugins
+	$(BIN)/python -m pytest -n auto --dist loadfile -m slow tests plugins
 
 lint: install
 	$(BIN)/ruff format --check

@@ -1,20 +1,44 @@
-"""Fixtures that several test files share: the real small model, and a tiny one."""
+"""How many tests run at once, and fixtures that several test files share: the real small model, and a tiny one."""
 
 import os
 import re
 import secrets
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import psutil
 import pytest
 import torch
 from toys import hooks_of
 
 from actframe.testing import tiny_model, tiny_tokenizer
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """How many processes `-n auto` means: a core and 3 GiB of free memory for each, and at most eight.
+
+    Each loads models of its own and grows to between one and two GiB, so what shares them out is memory, and with more
+    than eight the longest file is what is waited for.
+    """
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    return max(1, min(8, CORES, psutil.virtual_memory().available // (3 << 30)))
+
+
+def pytest_configure():
+    """Processes beside each other share the cores, and so do those that the tests start; else each would take all."""
+    if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+        share = max(1, CORES // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+        torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", str(share))))
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +79,14 @@ def tiny(tiny_llama):
     before = hooks_of(model)
     yield LoadedModel("tiny", model, tokenizer)
     assert hooks_of(model) == before
+
+
+@pytest.fixture
+def open_folder():
+    """A new folder that other users of the machine may read; pytest's own are closed to them."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -411,7 +411,7 @@ def test_what_is_no_store_is_refused(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_store_that_cannot_be_written_is_not_repaired(path):
+def test_a_store_that_cannot_be_written_is_not_repaired(path, open_folder):
     script = """
 import os, sys
 from actframe.storage.repair import repair_store
@@ -428,9 +428,9 @@ except StorageError as error:
 """
     if os.getuid():
         pytest.skip("only root can become another user, for whom the folder is read-only")
-    for folder in [path, *path.parents][:4]:
-        folder.chmod(0o755)
-    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False)
+    shutil.copytree(path, open_folder / "run")
+    run = [sys.executable, "-c", script, open_folder / "run"]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
     assert "it cannot be written" in done.stdout, done.stderr
 
 

@@ -402,8 +402,8 @@ def test_an_unknown_backend_is_refused_before_anything_is_made(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_store_in_a_read_only_folder_can_be_read(tmp_path, records):
-    fill(tmp_path / "run", records[:3])
+def test_a_store_in_a_read_only_folder_can_be_read(open_folder, records):
+    fill(open_folder / "run", records[:3])
     script = """
 import os, sys
 from actframe import ActivationStore, StorageError
@@ -419,9 +419,7 @@ except StorageError as error:
 """
     if os.getuid():
         pytest.skip("only root can become another user, for whom the folder is read-only")
-    for folder in [tmp_path, *tmp_path.parents][:3]:
-        folder.chmod(0o755)
-    run = [sys.executable, "-c", script, tmp_path / "run"]
+    run = [sys.executable, "-c", script, open_folder / "run"]
     done = subprocess.run(run, capture_output=True, text=True, check=False)
     assert "Permission denied" in done.stdout, done.stderr
 
