@@ -40,7 +40,8 @@ from actframe.storage.files import (
     save_activations,
     write_bundle,
 )
-from actframe.testing.storage import METADATA, assert_same, random_tensor
+from actframe.testing import assert_same, random_tensor
+from actframe.testing.bundles import METADATA
 
 SUFFIXES = [".pkl", ".safetensors", ".safetensors.zst"]
 SITES = ["embeddings", *(f"layer_{index}" for index in range(11)), "layer_0.mlp_out"]

@@ -12,7 +12,7 @@ import torch
 from actframe.records.bundle import Bundle
 from actframe.records.record import ActivationRecord
 from actframe.storage.files import load_activations, read_bundle, write_bundle
-from actframe.testing.storage import assert_same
+from actframe.testing import assert_same
 
 GOLDEN = Path(__file__).parent / "golden"
 DOCUMENT = Path(__file__).parent.parent / "docs" / "storage-formats.md"

@@ -22,11 +22,13 @@ from actframe.errors import FormatError, StorageError, UnsafeFileError
 from actframe.records.bundle import Bundle
 from actframe.storage.pickle_ import PickleBackend
 from actframe.storage.pickle_machine import Budget
-from actframe.testing.storage import DTYPES, StorageBackendTests, assert_same, assert_survives, random_tensor
+from actframe.testing import DTYPES, StorageBackendTests, assert_same, assert_survives, random_tensor
 
 
 class TestPickleBackend(StorageBackendTests):
-    backend = PickleBackend
+    @pytest.fixture
+    def backend(self):
+        return PickleBackend()
 
 
 @pytest.fixture

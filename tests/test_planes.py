@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from actframe.storage import planes
-from actframe.testing.storage import assert_same, random_tensor
+from actframe.testing import assert_same, random_tensor
 
 SPLIT = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 

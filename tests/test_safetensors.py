@@ -13,14 +13,15 @@ from actframe.errors import FormatError, StorageError, UnsafeFileError
 from actframe.records.bundle import Bundle
 from actframe.storage.positional import PositionalFile
 from actframe.storage.safetensors_ import SafetensorsBackend
-from actframe.testing.storage import DTYPES, StorageBackendTests, assert_same, assert_survives, random_tensor
+from actframe.testing import DTYPES, StorageBackendTests, assert_same, assert_survives, random_tensor
 
 LIBRARY_DTYPES = [dtype for dtype in DTYPES if dtype != torch.complex128]
 
 
 class TestSafetensorsBackend(StorageBackendTests):
-    backend = SafetensorsBackend
-    refused_dtypes = frozenset([torch.complex128])
+    @pytest.fixture
+    def backend(self):
+        return SafetensorsBackend()
 
 
 @given(

@@ -16,14 +16,15 @@ from actframe.records.bundle import Bundle
 from actframe.storage.positional import PositionalFile
 from actframe.storage.safetensors_ import SafetensorsBackend
 from actframe.storage.zstd_ import ZstdBackend
-from actframe.testing.storage import DTYPES, StorageBackendTests, assert_same, assert_survives, random_tensor
+from actframe.testing import DTYPES, StorageBackendTests, assert_same, assert_survives, random_tensor
 
 SPLIT = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 
 
 class TestZstdBackend(StorageBackendTests):
-    backend = ZstdBackend
-    refused_dtypes = frozenset([torch.complex128])
+    @pytest.fixture
+    def backend(self):
+        return ZstdBackend()
 
 
 def gaussian(*shape, seed=0):

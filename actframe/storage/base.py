@@ -30,6 +30,10 @@ class StorageBackend(Extension, ABC):
     kind: ClassVar[str] = "storage backend"
     suffix: ClassVar[str]
     """How file names end, with the dot. The longest suffix that matches a path wins."""
+    reads_lazily: ClassVar[bool] = False
+    """Whether `read` gives a `LazyTensors` that reads a tensor when it is looked up, and nothing of the others."""
+    refused_dtypes: ClassVar[Collection[str]] = ()
+    """Dtypes of activations that the format cannot hold, as `"complex128"`: `write` raises a `StorageError`."""
 
     @abstractmethod
     def write(self, path: Path, bundle: Bundle) -> str | None:

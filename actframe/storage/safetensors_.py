@@ -21,6 +21,8 @@ class SafetensorsBackend(StorageBackend):
 
     name = "safetensors"
     suffix = ".safetensors"
+    reads_lazily = True
+    refused_dtypes = ("complex128",)
 
     def write(self, path: Path, bundle: Bundle) -> str:
         """Write the header, then each tensor's memory as it is."""

@@ -37,6 +37,8 @@ class ZstdBackend(StorageBackend):
 
     name = "zstd"
     suffix = ".safetensors.zst"
+    reads_lazily = True
+    refused_dtypes = ("complex128",)
 
     def write(self, path: Path, bundle: Bundle) -> str:
         """Write the header's frame, then each tensor's planes in frames of their own."""

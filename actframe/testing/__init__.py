@@ -1,16 +1,47 @@
-"""For those who test code that uses actframe: tiny seeded models, records without a model, and a model's self-test."""
+"""For those who test code that uses actframe, or that extends it.
 
+Conformance suites hold an extension to what its contract promises: subclass `StorageBackendTests` in a test file, with
+one fixture that returns yours, and pytest runs the rest. They need pytest; nothing else here does. Beside them are
+tiny seeded models, records and tensors without a model, and a model's self-test.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from actframe.errors import needs_extra
+from actframe.testing.bundles import DTYPES, assert_same, assert_survives, random_tensor
 from actframe.testing.models import FAMILIES, tiny_model, tiny_tokenizer
 from actframe.testing.proofs.report import SelfTestReport
 from actframe.testing.proofs.selftest import selftest
 from actframe.testing.records import assert_same_record, random_record
 
+if TYPE_CHECKING:
+    from actframe.testing.storage import StorageBackendTests
+
 __all__ = [
+    "DTYPES",
     "FAMILIES",
     "SelfTestReport",
+    "StorageBackendTests",
+    "assert_same",
     "assert_same_record",
+    "assert_survives",
     "random_record",
+    "random_tensor",
     "selftest",
     "tiny_model",
     "tiny_tokenizer",
 ]
+
+_SUITES = {"StorageBackendTests": "actframe.testing.storage"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a suite when it is first used: only then is pytest needed."""
+    if name not in _SUITES:
+        raise AttributeError(f"module 'actframe.testing' has no attribute {name!r}")
+    with needs_extra(f"actframe.testing.{name}", "pytest", "testing"):
+        module = importlib.import_module(_SUITES[name])
+    return getattr(module, name)

@@ -1,257 +1,228 @@
 """StorageBackendTests: what every storage backend must do, for the tests of yours.
 
-from actframe.testing.storage import StorageBackendTests
+from actframe.testing import StorageBackendTests
 
 class TestNpzBackend(StorageBackendTests):
-    backend = NpzBackend
+    @pytest.fixture
+    def backend(self):
+        return NpzBackend()
 """
 
 from __future__ import annotations
 
 import random
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ClassVar
 
-import numpy
 import pytest
 import torch
-from torch import Tensor
 
-from actframe.errors import ActframeError, StorageError
-from actframe.records.bundle import Bundle
+from actframe.errors import ActframeError, FormatError
+from actframe.records.bundle import Bundle, LazyTensors
 from actframe.storage.base import StorageBackend
 from actframe.storage.checksums import file_checksum
+from actframe.storage.files import load_activations, save_activations
+from actframe.storage.store import ActivationStore
+from actframe.testing.bundles import METADATA, assert_same, random_tensor
+from actframe.testing.installed import installed
+from actframe.testing.records import assert_same_record, random_record
+from actframe.testing.round_trips import RoundTrips
 
-__all__ = ["DTYPES", "StorageBackendTests", "assert_same", "assert_survives", "random_tensor"]
+__all__ = ["StorageBackendTests"]
 
-DTYPES = [
-    torch.float64,
-    torch.float32,
-    torch.float16,
-    torch.bfloat16,
-    torch.float8_e4m3fn,
-    torch.float8_e4m3fnuz,
-    torch.float8_e5m2,
-    torch.float8_e5m2fnuz,
-    torch.float8_e8m0fnu,
-    torch.complex128,
-    torch.complex64,
-    torch.int64,
-    torch.int32,
-    torch.int16,
-    torch.int8,
-    torch.uint64,
-    torch.uint32,
-    torch.uint16,
-    torch.uint8,
-    torch.bool,
-]
+_LARGE = (512, 1024)
+_LONG_RUN = 16_384
 
-METADATA = {
-    "prompt": 'What is the capital of France? 東京 🙂 \\ " \n \x00',
-    "lone surrogate": "\ud83d",
-    "response": None,
-    "input_ids": [1, 2, 2**40, -1],
-    "score": 0.1,
-    "correct": True,
-    "nested": {"a": [{"b": []}, {}], "": 1e300},
-}
-
-NAMES = [
-    "layer_0",
-    "layer_10",
-    "layer_2",
-    "layer_3.attn_out",
-    "embeddings",
-    "module:model.layers.0.mlp@input",
-    "encoder.layer_0",
-    "with space",
-    "with/slash",
-    "../up",
-    "Ünïcode 東京",
-    "x" * 300,
-    "",
-    "activations",
-    "__metadata__",
-    "\ud83d",
-]
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="what a process opens and reads is counted in /proc")
 
 
-def random_tensor(dtype: torch.dtype, *shape: int, seed: int = 0) -> Tensor:
-    """A tensor of any bits at all: NaNs with payloads, negative zeros, infinities. Booleans are 0 or 1."""
-    generator = torch.Generator().manual_seed(seed)
-    if dtype == torch.bool:
-        return torch.randint(0, 2, shape, generator=generator).bool()
-    count = torch.Size(shape).numel() * dtype.itemsize
-    data = torch.randint(0, 256, (count,), generator=generator, dtype=torch.uint8)
-    return data.view(dtype).reshape(shape) if count else torch.empty(shape, dtype=dtype)
+class StorageBackendTests(RoundTrips):
+    """Subclass this in a test file, with a fixture `backend` that returns yours; pytest runs the rest.
 
-
-def assert_same(found: Tensor, expected: Tensor) -> None:
-    """Both have the same dtype, shape and bits."""
-    assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
-    same = torch.equal(_bits(found), _bits(expected))
-    assert same, f"{int((_bits(found) != _bits(expected)).sum())} bytes differ"
-
-
-def assert_survives(backend: StorageBackend, path: Path, bundle: Bundle) -> None:
-    """Writing and reading gives the same bundle: names and their order, bits, metadata."""
-    backend.write(path, bundle)
-    found = backend.read(path)
-    assert list(found.tensors) == list(bundle.tensors)
-    assert found.metadata == bundle.metadata
-    for name, tensor in bundle.tensors.items():
-        assert_same(found.tensors[name], tensor)
-
-
-class StorageBackendTests:
-    """Subclass this in a test file, with `backend` set; pytest runs the rest.
-
-    Attributes:
-        backend: the class under test.
-        refused_dtypes: dtypes that the format cannot hold, and says so before anything is written.
+    What a format cannot do is declared by the backend: `refused_dtypes`, and `reads_lazily` where it can.
     """
 
-    backend: ClassVar[type[StorageBackend]]
-    refused_dtypes: ClassVar[frozenset[torch.dtype]] = frozenset()
+    @pytest.fixture
+    def backend(self) -> StorageBackend:
+        """The backend under test."""
+        raise NotImplementedError(
+            f"{type(self).__name__} needs a fixture `backend` that returns the backend under test"
+        )
 
     @pytest.fixture
-    def path(self, tmp_path: Path) -> Path:
+    def path(self, tmp_path: Path, backend: StorageBackend) -> Path:
         """Where a test writes its file."""
-        return tmp_path / f"bundle{self.backend.suffix}"
+        return tmp_path / f"bundle{backend.suffix}"
 
-    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-    def test_every_dtype_survives_bit_for_bit_or_is_refused(self, path: Path, dtype: torch.dtype) -> None:
-        bundle = Bundle({"small": random_tensor(dtype, 3), "layer_0": random_tensor(dtype, 40, 64, seed=1)})
-        if dtype in self.refused_dtypes:
-            with pytest.raises(StorageError, match=str(dtype).removeprefix("torch.")):
-                self.backend().write(path, bundle)
-        else:
-            assert_survives(self.backend(), path, bundle)
+    def test_it_is_found_by_its_name_and_suffix_and_made_without_arguments(self, backend: StorageBackend) -> None:
+        kind = type(backend)
+        assert kind.name.strip() == kind.name != "", f"{kind.__name__}.name is {kind.name!r}: users type it"
+        ends = f"{kind.__name__}.suffix is {kind.suffix!r}: it is how file names end, with the dot"
+        assert re.fullmatch(r"\.[^/\s]+", kind.suffix), ends
+        assert isinstance(kind(), kind), "actframe makes a backend without arguments"
 
-    @pytest.mark.parametrize(
-        "shape", [(), (0,), (0, 5), (5, 0, 2), (1,), (1, 1), (7,), (3, 5, 2), (300, 17), (2**16 + 3, 2)]
-    )
-    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.int64, torch.bool], ids=str)
-    def test_every_shape_survives(self, path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-        assert_survives(self.backend(), path, Bundle({"layer_0": random_tensor(dtype, *shape)}))
-
-    def test_tensors_of_many_dtypes_and_sizes_survive_together_in_their_order(self, path: Path) -> None:
-        dtypes = [dtype for dtype in DTYPES if dtype not in self.refused_dtypes]
-        tensors = {
-            f"{dtype}{rows}": random_tensor(dtype, rows, 7, seed=rows) for rows in (0, 1, 3, 400) for dtype in dtypes
-        }
-        assert_survives(self.backend(), path, Bundle(tensors, {"sites": list(tensors)}))
-
-    def test_metadata_survives(self, path: Path) -> None:
-        assert_survives(self.backend(), path, Bundle({"layer_0": random_tensor(torch.float32, 2)}, METADATA))
-
-    def test_a_bundle_without_tensors_survives(self, path: Path) -> None:
-        assert_survives(self.backend(), path, Bundle({}, {"prompt": "hello"}))
-
-    @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name[:40]))
-    def test_every_name_survives_or_is_refused(self, path: Path, name: str) -> None:
-        bundle = Bundle({"layer_0": random_tensor(torch.float32, 2), name: random_tensor(torch.float32, 3)})
-        try:
-            self.backend().write(path, bundle)
-        except StorageError:
-            return
-        found = self.backend().read(path)
-        assert list(found.tensors) == list(bundle.tensors)
-        assert_same(found.tensors[name], bundle.tensors[name])
-
-    def test_a_view_is_written_as_what_it_shows(self, path: Path) -> None:
-        whole = random_tensor(torch.float32, 500, 64)
-        views = {
-            "row": whole[-1:],
-            "transposed": whole[:8].T,
-            "stepped": whole[:8, ::3],
-            "expanded": whole[:1].expand(4, 64),
-        }
-        self.backend().write(path, Bundle(views))
-        found = self.backend().read(path)
-        for name, view in views.items():
-            assert_same(found.tensors[name], view.contiguous())
-        assert path.stat().st_size < whole.nbytes / 4
-
-    def test_an_empty_tensor_of_numpy_survives(self, path: Path) -> None:
-        empty = torch.from_numpy(numpy.empty((0,), "float32")), torch.from_numpy(numpy.empty((3, 0), "uint16"))
-        assert_survives(self.backend(), path, Bundle({"a": empty[0], "b": empty[1]}))
-
-    def test_a_tensor_with_a_gradient_is_written_and_left_alone(self, path: Path) -> None:
-        parameter = torch.nn.Parameter(torch.ones(2, 3))
-        self.backend().write(path, Bundle({"layer_0": parameter}))
-        found = self.backend().read(path).tensors["layer_0"]
-        assert not found.requires_grad
-        assert parameter.requires_grad
-        assert_same(found, parameter.detach())
-
-    def test_what_is_read_owns_its_memory(self, path: Path) -> None:
+    def test_what_is_read_owns_its_memory(self, backend: StorageBackend, path: Path) -> None:
         written = {"layer_0": random_tensor(torch.bfloat16, 30, 64), "layer_1": random_tensor(torch.bfloat16, 30, 64)}
-        self.backend().write(path, Bundle(written))
-        found = dict(self.backend().read(path).tensors)
+        backend.write(path, Bundle(written))
+        found = dict(backend.read(path).tensors)
         size = path.stat().st_size
         with open(path, "r+b") as file:
             file.write(bytes(size))
         for name, tensor in found.items():
-            assert tensor.device.type == "cpu"
-            assert tensor.is_contiguous()
-            assert tensor.untyped_storage().nbytes() == tensor.nbytes
-            assert_same(tensor, written[name])
+            assert tensor.device.type == "cpu", f"{name!r} was read to {tensor.device}"
+            assert tensor.is_contiguous(), f"{name!r} is not contiguous"
+            held = tensor.untyped_storage().nbytes()
+            assert held == tensor.nbytes, f"{name!r} has {tensor.nbytes} bytes and holds on to {held}; clone it"
+            assert_same(tensor, written[name], f"{name!r}, after its file was overwritten,")
             tensor.zero_()
 
-    def test_only_the_names_asked_for_are_read(self, path: Path) -> None:
-        self.backend().write(path, Bundle({f"layer_{i}": random_tensor(torch.float32, 2, seed=i) for i in range(4)}))
-        found = self.backend().read(path, ["layer_2", "layer_9", "layer_0"])
-        assert list(found.tensors) == ["layer_0", "layer_2"]
-        assert_same(found.tensors["layer_2"], random_tensor(torch.float32, 2, seed=2))
+    @needs_proc
+    def test_one_tensor_is_read_without_the_rest(self, backend: StorageBackend, path: Path) -> None:
+        _skip_unless_lazy(backend)
+        written = {f"layer_{i}": random_tensor(torch.bfloat16, *_LARGE, seed=i) for i in range(6)}
+        backend.write(path, Bundle(written, METADATA))
+        _ = backend.read(path).tensors["layer_5"]  # what is imported at the first reading does not count
+        size, before = path.stat().st_size, _bytes_read()
+        found = backend.read(path).tensors
+        opened = _bytes_read() - before
+        assert isinstance(found, LazyTensors), f"it declares reads_lazily, and read() gave {type(found).__name__}"
+        assert opened < size / 4, (
+            f"opening a file of {size} bytes read {opened} of them, before any tensor was asked for"
+        )
+        assert_same(found["layer_2"], written["layer_2"], "'layer_2'")
+        took = _bytes_read() - before - opened
+        assert took < size / 3, f"looking up one of six tensors in a file of {size} bytes read {took} of them"
 
-    def test_threads_may_read_one_bundle(self, path: Path) -> None:
+    def test_damage_to_one_tensor_does_not_touch_another(self, backend: StorageBackend, path: Path) -> None:
+        _skip_unless_lazy(backend)
+        wanted, lost, other = (random_tensor(torch.uint8, *_LARGE, seed=seed) for seed in range(3))
+        twin = path.with_name(f"twin{backend.suffix}")
+        backend.write(path, Bundle({"layer_0": wanted, "layer_1": lost}))
+        backend.write(twin, Bundle({"layer_0": wanted, "layer_1": other}))
+        run = _longest_difference(path.read_bytes(), twin.read_bytes())
+        if run is None:
+            pytest.skip("nothing in two files tells where one tensor lies")
+        with open(path, "r+b") as file:
+            file.seek(run.start)
+            file.write(bytes(len(run)))
+        try:
+            found = backend.read(path, ["layer_0"]).tensors["layer_0"]
+        except ActframeError as error:
+            pytest.fail(f"it declares reads_lazily, and refuses one tensor where the bytes of another changed: {error}")
+        assert_same(found, wanted, "'layer_0', beside a tensor that is damaged,")
+
+    def test_threads_may_read_one_bundle(self, backend: StorageBackend, path: Path) -> None:
         written = {f"layer_{i}": random_tensor(torch.bfloat16, 64, 64, seed=i) for i in range(8)}
-        self.backend().write(path, Bundle(written))
-        found = self.backend().read(path).tensors
+        backend.write(path, Bundle(written))
+        found = backend.read(path).tensors
         names = list(written) * 20
         with ThreadPoolExecutor(4) as pool:
             for name, tensor in zip(names, pool.map(lambda name: found[name], names), strict=True):
-                assert_same(tensor, written[name])
+                assert_same(tensor, written[name], f"{name!r}, read by four threads at once,")
+
+    def test_threads_may_open_one_file(self, backend: StorageBackend, path: Path) -> None:
+        written = {f"layer_{i}": random_tensor(torch.bfloat16, 64, 64, seed=i) for i in range(8)}
+        backend.write(path, Bundle(written, METADATA))
+
+        def read(name: str) -> Bundle:
+            bundle = backend.read(path, [name])
+            return Bundle(dict(bundle.tensors), bundle.metadata)
+
+        names = list(written) * 10
+        with ThreadPoolExecutor(4) as pool:
+            for name, found in zip(names, pool.map(read, names), strict=True):
+                assert found.metadata == METADATA, "metadata changed while four threads read one file"
+                assert_same(found.tensors[name], written[name], f"{name!r}, from a file that four threads opened,")
 
     @pytest.mark.parametrize("rows", [1, 40_000])
-    def test_a_checksum_that_is_told_is_that_of_the_file(self, path: Path, rows: int) -> None:
-        told = self.backend().write(path, Bundle({"layer_0": random_tensor(torch.bfloat16, rows, 500)}, METADATA))
-        assert told is None or told == file_checksum(path)
+    def test_a_checksum_that_is_told_is_that_of_the_file(self, backend: StorageBackend, path: Path, rows: int) -> None:
+        told = backend.write(path, Bundle({"layer_0": random_tensor(torch.bfloat16, rows, 500)}, METADATA))
+        assert told is None or told == file_checksum(path), (
+            f"write() returned {told!r}, which is not the checksum of the file; return None where it is not known"
+        )
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")
-    def test_no_file_stays_open(self, path: Path) -> None:
-        self.backend().write(path, Bundle({"layer_0": random_tensor(torch.float32, 4)}))
+    @needs_proc
+    def test_no_file_stays_open(self, backend: StorageBackend, path: Path) -> None:
+        backend.write(path, Bundle({"layer_0": random_tensor(torch.float32, 4)}))
         before = len(list(Path("/proc/self/fd").iterdir()))
-        kept = [self.backend().read(path) for _ in range(5)]
+        kept = [backend.read(path) for _ in range(5)]
         assert all(len(dict(bundle.tensors)) == 1 for bundle in kept)
-        assert len(list(Path("/proc/self/fd").iterdir())) == before
+        opened = len(list(Path("/proc/self/fd").iterdir())) - before
+        assert opened == 0, f"{opened} files are still open after five bundles were read"
 
-    def test_a_file_cut_short_is_refused_wherever_it_ends(self, path: Path) -> None:
-        self.backend().write(path, Bundle({"layer_0": random_tensor(torch.bfloat16, 40, 32)}, METADATA))
+    def test_a_file_cut_short_is_refused_wherever_it_ends(self, backend: StorageBackend, path: Path) -> None:
+        backend.write(path, Bundle({"layer_0": random_tensor(torch.bfloat16, 40, 32)}, METADATA))
         whole = path.read_bytes()
         lengths = {*range(1, min(200, len(whole))), *random.Random(0).sample(range(1, len(whole)), 100), len(whole) - 1}
         for length in sorted(lengths):
             path.write_bytes(whole[:length])
-            with pytest.raises(ActframeError):
-                dict(self.backend().read(path).tensors)
+            _assert_refused(backend, path, f"a file of {len(whole)} bytes that ends after {length}")
 
-    def test_a_file_of_something_else_is_refused(self, path: Path) -> None:
-        for content in (
-            b"\n",
-            b"{}",
-            b"PK\x03\x04" + bytes(40),
-            b"hello, world\n" * 20,
-            random.Random(0).randbytes(5000),
-        ):
+    def test_a_file_of_something_else_is_refused(self, backend: StorageBackend, path: Path) -> None:
+        noise = random.Random(0).randbytes(5000)
+        for content in (b"\n", b"{}", b"PK\x03\x04" + bytes(40), b"hello, world\n" * 20, noise):
             path.write_bytes(content)
-            with pytest.raises(ActframeError):
-                dict(self.backend().read(path).tensors)
+            _assert_refused(backend, path, f"a file of {content[:12]!r}...")
+
+    def test_the_error_for_a_damaged_file_names_it(self, backend: StorageBackend, path: Path) -> None:
+        with installed(type(backend)):
+            save_activations(random_record(0), path)
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+            with pytest.raises(FormatError) as raised:
+                load_activations(path)
+        assert str(path) in str(raised.value), f"the error does not say which file: {raised.value}"
+
+    def test_a_store_of_many_shards_gives_its_records_back(self, backend: StorageBackend, tmp_path: Path) -> None:
+        records = [random_record(number, 3 + number % 4) for number in range(24)]
+        with installed(type(backend)):
+            with ActivationStore(tmp_path / "store", backend.name, shard_bytes=4_000) as store:
+                for record in records:
+                    store.append(record)
+            shards = list((tmp_path / "store" / "shards").iterdir())
+            assert len(shards) > 2, f"24 records and a limit of 4,000 bytes for each shard made {len(shards)} shards"
+            opened = ActivationStore(tmp_path / "store", create=False)
+            assert len(opened) == len(records), f"{len(records)} records were appended and {len(opened)} are there"
+            for found, record in zip(opened, records, strict=True):
+                assert_same_record(found, record)
+            stacked = opened.where(subject="even").stack("layer_1", "last")
+            assert stacked.shape[0] == 12
+            report = opened.verify()
+        assert report.ok, str(report)
 
 
-def _bits(tensor: Tensor) -> Tensor:
-    # Empty tensors of NumPy's have strides that cannot be viewed as bytes.
-    return tensor.contiguous().reshape(-1).view(torch.uint8) if tensor.numel() else torch.empty(0, dtype=torch.uint8)
+def _skip_unless_lazy(backend: StorageBackend) -> None:
+    if not backend.reads_lazily:
+        pytest.skip("the backend does not declare reads_lazily")
+
+
+def _assert_refused(backend: StorageBackend, path: Path, what: str) -> None:
+    """Reading everything raises an error that is told on purpose, here or when a tensor is looked up."""
+    try:
+        dict(backend.read(path).tensors)
+    except FormatError:
+        return
+    except Exception as error:
+        pytest.fail(f"{what} raised {type(error).__name__} ({error}); raise a FormatError, which says what is wrong")
+    pytest.fail(f"{what} was read as if nothing were wrong with it; raise a FormatError")
+
+
+def _bytes_read() -> int:
+    """How many bytes this process has read so far, from wherever the system had them."""
+    text = Path("/proc/self/io").read_text()
+    return int(next(line for line in text.splitlines() if line.startswith("rchar")).split()[1])
+
+
+def _longest_difference(one: bytes, other: bytes) -> range | None:
+    """The longest stretch in which two files of one length differ; None where there is none that is long enough."""
+    if len(one) != len(other):
+        return None
+    pair = [torch.frombuffer(bytearray(each), dtype=torch.uint8) for each in (one, other)]
+    places = torch.nonzero(pair[0] != pair[1]).flatten()
+    if not len(places):
+        return None
+    # Bytes that happen to be equal do not end a stretch.
+    stretches = torch.tensor_split(places, torch.nonzero(places.diff() > 16).flatten() + 1)
+    longest = max(stretches, key=len)
+    return range(int(longest[0]), int(longest[-1]) + 1) if len(longest) > _LONG_RUN else None

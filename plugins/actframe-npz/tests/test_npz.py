@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from actframe import Bundle, FormatError, StorageError, UnsafeFileError, load_activations, save_activations
 from actframe.registry import registry
 from actframe.storage.files import backend_for
-from actframe.testing.storage import DTYPES, StorageBackendTests, assert_same, assert_survives, random_tensor
+from actframe.testing import DTYPES, StorageBackendTests, assert_same, assert_survives, random_tensor
 
 
 class TestNpzBackend(StorageBackendTests):
-    backend = NpzBackend
+    @pytest.fixture
+    def backend(self):
+        return NpzBackend()
 
 
 @pytest.fixture

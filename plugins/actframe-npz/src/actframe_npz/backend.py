@@ -43,6 +43,7 @@ class NpzBackend(StorageBackend):
 
     name = "npz"
     suffix = ".npz"
+    reads_lazily = True
 
     def write(self, path: Path, bundle: Bundle) -> None:
         """Write the metadata, then one array for each tensor."""
