@@ -15,7 +15,7 @@ from pyarrow import parquet
 from toys import Toy, interrupted_at_forward, settings
 from typer.testing import CliRunner
 
-from actframe import ActivationStore
+from actframe import ActivationStore, capture_texts
 from actframe.cli.main import app
 from actframe.cli.progress import ByteBar
 from actframe.runs import stored_sites
@@ -474,8 +474,16 @@ def test_show_of_records_that_are_no_answers_shows_them_without_marks(tmp_path):
     result = actframe("show", tmp_path / "plain")
     assert result.exit_code == 0
     assert "What is 2 + 2?" in result.stdout
-    assert not {"Accuracy", "wrong", "expected"} & set(result.stdout.split())
+    assert not {"Accuracy", "wrong", "expected", "question", "answer"} & set(result.stdout.split())
+    assert "prompt response" in squeeze(result.stdout)
     assert parse(actframe("show", tmp_path / "plain", "--json"))["accuracy"] == {}
+
+
+@pytest.mark.parametrize(("responses", "heads"), [(None, "records text ─"), (["6"], "records prompt response ─")])
+def test_show_calls_texts_texts_and_pairs_prompts_with_responses(tiny, tmp_path, responses, heads):
+    with ActivationStore(tmp_path / "texts") as store:
+        capture_texts(tiny.model, tiny.tokenizer, ["three and three"], into=store, responses=responses)
+    assert heads in squeeze(actframe("show", tmp_path / "texts").stdout)
 
 
 def test_an_empty_store_can_be_looked_at(tmp_path):

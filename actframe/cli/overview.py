@@ -50,6 +50,8 @@ def _facts(of: StoreOverview) -> Iterator[tuple[str, str]]:
     yield "model", _model(of, run)
     if of.benchmarks:
         yield "benchmark", ", ".join(of.benchmarks)
+    if isinstance(data := run.get("data"), Mapping):
+        yield "data", f"{data.get('name')} ({', '.join(map(str, data.get('fields') or ()))})"
     yield "records", _records(of)
     if settings := _settings(run.get("generation")):
         yield "generation", settings
@@ -96,7 +98,8 @@ def _preview(of: StoreOverview) -> Table:
     """The first records, one a line."""
     judged = any("correct" in each for each in of.preview)
     repeated = (of.trials or 0) > 1
-    columns = ["question", *(["trial"] if repeated else []), "answer", *(["expected", ""] if judged else [])]
+    said, answered = _words(of.preview)
+    columns = [said, *(["trial"] if repeated else []), *answered, *(["expected", ""] if judged else [])]
     title = "The first records" if of.records > len(of.preview) else "The records"
     table = tables.new_table(title, *columns)
     for each in of.preview:
@@ -104,11 +107,21 @@ def _preview(of: StoreOverview) -> Table:
         question = str(each.get("prompt") or "").strip().partition("\n")[0]
         row = [short(question)]
         row += [short(str(each.get("trial", "-")), _LONGEST_NAME)] if repeated else []
-        row += [Text("-") if each.get("unparsed") else short(str("-" if answer is None else answer))]
+        if answered:
+            row += [Text("-") if each.get("unparsed") else short(str("-" if answer is None else answer))]
         if judged:
             row += [short(str(each.get("expected", "-"))), _mark(each.get("correct"))]
         table.add_row(*row)
     return table
+
+
+def _words(preview: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
+    """What to call the prompts of records, and what was said to them, where anything was."""
+    if any("question_id" in each or "correct" in each for each in preview):
+        return "question", ["answer"]
+    if any(each.get("response") is not None for each in preview):
+        return "prompt", ["response"]
+    return "text", []
 
 
 def _mark(correct: Any) -> Text:
