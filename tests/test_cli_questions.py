@@ -75,9 +75,23 @@ def test_with_a_model_prompts_are_what_its_tokenizer_makes_of_them(chatty):
         (["general", "--chat-template", "maybe"], 2, "'maybe' is not one of auto, on, off"),
         (["general", "--prompt-style", "loud"], 2, "'loud' is not one of direct, reason"),
         (["general", "--num-fewshot", "3", "--show", "1"], 1, "no examples to show"),
+        (["general", "--num-fewshot", "3"], 1, "no examples to show"),
     ],
 )
 def test_what_cannot_be_asked_is_said(arguments, code, message):
     result = actframe(*arguments)
     assert result.exit_code == code
     assert message in " ".join(result.stderr.split()).replace("│ ", "").replace(" │", "")
+
+
+def test_a_subject_with_too_few_examples_is_found_wherever_it_stands(tmp_path):
+    for split, per_subject in (("dev", {"botany": 3, "zoology": 2}), ("test", {"botany": 2, "zoology": 1})):
+        (tmp_path / split).mkdir()
+        for subject, count in per_subject.items():
+            rows = [f"{split} {subject} {number}?,a,b,c,d,A" for number in range(count)]
+            (tmp_path / split / f"{subject}_{split}.csv").write_text("\n".join(rows) + "\n")
+    assert actframe("mmlu", "--data", tmp_path, "--num-fewshot", 2).exit_code == 0
+    result = actframe("mmlu", "--data", tmp_path, "--num-fewshot", 3)
+    assert result.exit_code == 1
+    assert "has 2 for the subject 'zoology'" in " ".join(result.stderr.split())
+    assert result.stdout == ""

@@ -60,10 +60,14 @@ def questions(  # noqa: PLR0913 - typer reads the options from the signature
         prompting = flags.prompting()
     except SettingsError as error:
         raise typer.BadParameter(str(error)) from error
-    from actframe.runs.grading import take_questions
+    from actframe.runs.grading import make_conversation, take_questions
 
     adapter = flags.open(benchmark)
     found = take_questions(adapter, subjects=chosen)
+    if num_fewshot:
+        # What a run would refuse is said here too: some subjects have fewer examples than others.
+        for each in found:
+            make_conversation(adapter, each, prompting)
     previews = _previews(adapter, found[:show], prompting, model) if show or model else []
     if as_json:
         print_json(
