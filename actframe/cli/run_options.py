@@ -72,7 +72,7 @@ CheckUnperturbed = Annotated[
     _option(
         _WHAT,
         "K",
-        "Answer K questions with and without recording, compare texts and logits bit for bit, and write nothing.",
+        "Answer K questions with and without recording, compare what is computed bit for bit, and write nothing.",
         min=1,
         show_default=False,
     ),

@@ -17,14 +17,11 @@ NAMED = 5
 
 def print_receipt(title: str, receipt: UnperturbedReceipt) -> None:
     """Print what is the same with and without recording, and what recording costs."""
-    facts = {
-        "texts": _compared(receipt.questions, receipt.different_texts),
-        "logits": _compared(receipt.questions, receipt.different_logits),
-        "overhead": (
-            f"{receipt.overhead:+.1%}: {receipt.seconds_recorded:.2f} s recording {receipt.sites} sites, "
-            f"{receipt.seconds_plain:.2f} s without"
-        ),
-    }
+    facts = {name: _compared(receipt.questions, ids) for name, ids in receipt.different.items()}
+    facts["overhead"] = (
+        f"{receipt.overhead:+.1%}: {receipt.seconds_recorded:.2f} s recording {receipt.sites} sites, "
+        f"{receipt.seconds_plain:.2f} s without"
+    )
     stdout().print(facts_table(f"{title}, with and without recording", facts))
     verdict = "recording changed nothing" if receipt.is_unperturbed else "recording CHANGED what the model computes"
     stdout().print(verdict, style="green" if receipt.is_unperturbed else "bold red")

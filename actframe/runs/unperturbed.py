@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from actframe.benchmarks.base import BenchmarkAdapter
-from actframe.errors import SettingsError
-from actframe.runs.generation import generate_batch, run_generate
+from actframe.runs.answering import answer_batch
+from actframe.runs.generation import run_generate
 from actframe.runs.models import LoadedModel
 from actframe.runs.plan import Batch, RunPlan
-from actframe.runs.recording import CaptureSettings, RecordedBatch
+from actframe.runs.recording import CaptureSettings, RecordedBatch, recorded_batches
 from actframe.runs.settings import RunSettings
 
 __all__ = ["UnperturbedReceipt", "check_unperturbed"]
@@ -31,24 +31,24 @@ class UnperturbedReceipt:
 
     Attributes:
         questions: how many, each in the batch that a run would compute it in.
-        tokens: of their responses, in each pass.
+        tokens: of their responses, or of the choices that were ranked, in each pass.
         sites: how many were recorded.
-        different_texts, different_logits: ids of the questions whose responses, or any of whose logits, differ.
+        different: what was compared, and the ids of the questions of which it differs: `texts` and `logits` of what is
+            generated, `loglikelihoods` of choices that are ranked.
         seconds_plain, seconds_recorded: medians of interleaved repetitions.
     """
 
     questions: int
     tokens: int
     sites: int
-    different_texts: list[str]
-    different_logits: list[str]
+    different: Mapping[str, list[str]]
     seconds_plain: float
     seconds_recorded: float
 
     @property
     def is_unperturbed(self) -> bool:
         """Whether everything is the same."""
-        return not (self.different_texts or self.different_logits)
+        return not any(self.different.values())
 
     @property
     def overhead(self) -> float:
@@ -57,7 +57,23 @@ class UnperturbedReceipt:
 
     def as_json(self) -> dict[str, Any]:
         """The receipt in JSON-safe form."""
-        return {**asdict(self), "is_unperturbed": self.is_unperturbed, "overhead": self.overhead}
+        return {
+            "questions": self.questions,
+            "tokens": self.tokens,
+            "sites": self.sites,
+            **{f"different_{name}": ids for name, ids in self.different.items()},
+            "seconds_plain": self.seconds_plain,
+            "seconds_recorded": self.seconds_recorded,
+            "is_unperturbed": self.is_unperturbed,
+            "overhead": self.overhead,
+        }
+
+
+Computed = dict[str, list[Tensor]]
+"""What is compared of one question, under the names of a receipt."""
+
+Way = Callable[[LoadedModel, Batch, RunSettings, CaptureSettings | None], Iterator[tuple[Computed, int]]]
+"""Answers a batch: what is compared of each question, and how many tokens it has come to."""
 
 
 def check_unperturbed(
@@ -67,36 +83,33 @@ def check_unperturbed(
     count: int,
     repetitions: int = REPETITIONS,
 ) -> UnperturbedReceipt:
-    """Answer some questions with and without recording, in the same batches, and compare responses and logits.
+    """Answer some questions with and without recording, in the same batches, and compare what the model computes.
 
     Args:
         model: who answers.
         benchmark: who asks.
-        settings: of the run; without `capture`, embeddings and all layers are recorded.
+        settings: of the run; without `capture`, embeddings and all layers are recorded. Its scoring says what is
+            compared: responses and their logits, or the log-likelihoods of choices.
         count: how many questions, the first ones.
         repetitions: how often each way is timed.
 
     Raises:
-        SettingsError: choices are ranked and nothing is generated.
         BenchmarkError, PromptError, ModelError, SiteError: as `BenchmarkRun`.
     """
-    if settings.scoring != "generate":
-        raise SettingsError("what recording changes is checked on generated answers; use scoring='generate'")
     limit = count if settings.limit is None else min(count, settings.limit)
     plan = RunPlan(model, benchmark, replace(settings, limit=limit, num_trials=1))
     capture = settings.capture or CaptureSettings()
-    texts: list[str] = []
-    logits: list[str] = []
+    way: Way = _generated if settings.scoring == "generate" else _ranked
+    different: dict[str, list[str]] = {}
     tokens = 0
     for batch in plan.batches:
-        plain = _answer(model, batch, settings, None)
-        recorded = _answer(model, batch, settings, capture)
-        for row, job in enumerate(batch):
-            if not torch.equal(plain.sequences[row], recorded.sequences[row]):
-                texts.append(job.question.id)
-            if not _same_bits([each[row] for each in plain.logits], [each[row] for each in recorded.logits]):
-                logits.append(job.question.id)
-        tokens += len(plain.logits) * len(batch)
+        both = zip(batch, way(model, batch, settings, None), way(model, batch, settings, capture), strict=True)
+        for job, (plain, length), (recorded, _) in both:
+            tokens += length
+            for name in plain:
+                differing = different.setdefault(name, [])
+                if not _same_bits(plain[name], recorded[name]):
+                    differing.append(job.question.id)
     times: dict[bool, list[float]] = {False: [], True: []}
     for repetition in range(repetitions):
         # Each way first in turn, so that neither always finds the machine as the other left it.
@@ -106,30 +119,42 @@ def check_unperturbed(
         questions=len(plan.questions),
         tokens=tokens,
         sites=len(capture.recorder(model, RecordedBatch()).sites),
-        different_texts=texts,
-        different_logits=logits,
+        different=different,
         seconds_plain=statistics.median(times[False]),
         seconds_recorded=statistics.median(times[True]),
     )
 
 
-def _answer(model: LoadedModel, batch: Batch, settings: RunSettings, capture: CaptureSettings | None) -> Any:
+def _generated(
+    model: LoadedModel, batch: Batch, settings: RunSettings, capture: CaptureSettings | None
+) -> Iterator[tuple[Computed, int]]:
     with capture.recorder(model, RecordedBatch()) if capture else nullcontext():
         requests = [job.request for job in batch]
         more = {"return_dict_in_generate": True, "output_logits": True}
-        return run_generate(model, requests, settings.generation, **more)[0]
+        output: Any = run_generate(model, requests, settings.generation, **more)[0]
+    for row in range(len(batch)):
+        logits = [each[row] for each in output.logits]
+        yield {"texts": [output.sequences[row]], "logits": logits}, len(logits)
+
+
+def _ranked(
+    model: LoadedModel, batch: Batch, settings: RunSettings, capture: CaptureSettings | None
+) -> Iterator[tuple[Computed, int]]:
+    with recorded_batches(capture, model, settings.scoring) as sink:
+        answered = answer_batch(model, batch, settings.generation, sink)
+    for response, *_ in answered:
+        values = [each.loglikelihood for each in response.likelihoods or ()]
+        compared = torch.tensor(values, dtype=torch.float64)
+        yield {"loglikelihoods": [compared]}, sum(each.tokens for each in response.likelihoods or ())
 
 
 def _seconds(
     model: LoadedModel, batches: Sequence[Batch], settings: RunSettings, capture: CaptureSettings | None
 ) -> float:
-    sink = RecordedBatch()
     began = time.perf_counter()
-    with capture.recorder(model, sink) if capture else nullcontext():
+    with recorded_batches(capture, model, settings.scoring) as sink:
         for batch in batches:
-            generate_batch(model, [job.request for job in batch], settings.generation)
-            if capture:
-                sink.take([job.input_ids for job in batch])
+            answer_batch(model, batch, settings.generation, sink)
     return time.perf_counter() - began
 
 
