@@ -11,8 +11,14 @@ class Extension:
     """What plugins provide: a subclass of one of the contracts, found by its `name`.
 
     A contract (`StorageBackend`, `CaptureStrategy`, `BenchmarkAdapter`) sets `kind`, which is what error
-    messages call it; an implementation sets `name`, which is what users type.
+    messages call it, and `contract_version`; an implementation sets `name`, which is what users type.
     """
 
     kind: ClassVar[str]
     name: ClassVar[str]
+
+    contract_version: ClassVar[int] = 1
+    """Which version of a contract this actframe has: only a change that breaks implementations raises it."""
+
+    built_for: ClassVar[int] = 1
+    """Which version of its contract an implementation was written for. This default is never raised."""

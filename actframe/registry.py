@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,13 +18,13 @@ from importlib import metadata
 from types import ModuleType
 from typing import Any, TypeVar
 
-import pluggy
-
-from actframe import hookspecs
+from actframe.contracts import check_extension, classes_in
+from actframe.distributions import Entry, find_entries
 from actframe.errors import PluginError, UnknownNameError, nearest
 from actframe.extension import Extension
+from actframe.hooks import AT_START, HookTable, call_hook, prints_aside
 
-__all__ = ["Plugin", "Registry", "registry"]
+__all__ = ["LIMIT_VARIABLE", "Plugin", "Registry", "describe_error", "limited_to", "registry"]
 
 GROUP = "actframe"
 BUILTIN = "actframe.builtin"
@@ -34,17 +35,26 @@ E = TypeVar("E", bound=Extension)
 
 @dataclass
 class Plugin:
-    """One installed plugin: where it comes from, what it provides, and what went wrong."""
+    """One installed plugin: where it comes from, what it provides, and what went wrong.
+
+    Attributes:
+        errors: what went wrong, by where it did: `import`, or the name of a hook.
+    """
 
     name: str
     distribution: str
     version: str
     extensions: list[type[Extension]] = field(default_factory=list)
-    error: BaseException | None = None
+    errors: dict[str, BaseException] = field(default_factory=dict)
 
     @property
     def is_builtin(self) -> bool:
         return self.name == BUILTIN
+
+    @property
+    def error(self) -> BaseException | None:
+        """What went wrong first."""
+        return next(iter(self.errors.values()), None)
 
     def __str__(self) -> str:
         return f"{self.name!r} ({self.distribution} {self.version})"
@@ -53,14 +63,15 @@ class Plugin:
 class Registry:
     """The plugins of this environment. Use `registry()` for the one that the process shares."""
 
-    def __init__(self, entry_points: Iterable[metadata.EntryPoint]) -> None:
-        self._manager = pluggy.PluginManager(GROUP)
-        self._manager.add_hookspecs(hookspecs)
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._entries = list(entries)
+        self._hooks = HookTable()
         self._plugins: dict[str, Plugin] = {}
-        self._collected = False
-        self._register(Plugin(BUILTIN, "actframe", metadata.version("actframe")), _load_builtin)
-        for entry_point in entry_points:
-            self._register(_describe(entry_point), entry_point.load)
+        # Reentrant, because a plugin may look an extension up while it is loaded, and must hear that it cannot.
+        self._lock = threading.RLock()
+        self._done: set[str] = set()
+        self._doing: str | None = None
+        self._unsaid: list[tuple[Plugin, BaseException]] = []
 
     def plugins(self) -> list[Plugin]:
         """Every plugin, the built-in one first, each with its extensions or its error."""
@@ -88,124 +99,214 @@ class Registry:
             raise PluginError(
                 f"{contract.kind} {name!r} is claimed by {names}; uninstall one, or choose with {LIMIT_VARIABLE}"
             )
-        failed = [f" Plugin {plugin.name!r} failed to load: {plugin.error}." for plugin in self.failures()]
         raise UnknownNameError(
             f"no {contract.kind} named {name!r}{nearest(name, claims)}; "
-            f"installed: {', '.join(sorted(claims)) or 'none'}.{''.join(failed)}"
+            f"installed: {', '.join(sorted(claims)) or 'none'}.{self.failed()}"
         )
 
     def failures(self) -> list[Plugin]:
         """The plugins that could not be loaded, or of which something was refused."""
-        self._collect()
-        return [plugin for plugin in self._plugins.values() if plugin.error is not None]
+        return [plugin for plugin in self.plugins() if plugin.errors]
+
+    def failed(self) -> str:
+        """The failures as the end of a message that says what there is; empty where there are none."""
+        return "".join(f" Plugin {plugin.name!r} failed to load: {_reason(plugin)}." for plugin in self.failures())
+
+    def problems(self, plugin: Plugin) -> list[str]:
+        """What is wrong with a plugin, each in a line: its errors, and the names that another plugin claims too."""
+        said = [
+            describe_error(error) if hook in AT_START else f"in {hook}: {describe_error(error)}"
+            for hook, error in plugin.errors.items()
+        ]
+        for mine in plugin.extensions:
+            owners = [other for other in self.plugins() for each in other.extensions if _key(each) == _key(mine)]
+            if rivals := " and ".join(str(other) for other in owners if other is not plugin):
+                said.append(
+                    f"{mine.kind} {mine.name!r} is also claimed by {rivals}, so none of them is used; uninstall one, "
+                    f"or choose with {LIMIT_VARIABLE}"
+                )
+        return said
+
+    def hooks_of(self, plugin: Plugin) -> list[str]:
+        """The hooks that a plugin implements, sorted."""
+        self._load()
+        return self._hooks.of(plugin.name)
 
     def call_each(self, hook: str, **arguments: Any) -> Iterator[tuple[Plugin, Any]]:
         """Call one hook of each plugin in turn, the last registered first, and give what each returned.
 
         Unlike a plain hook call, a plugin that raises is known by name, kept as a failure, and stops no other.
         """
-        for implementation in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
+        self._load()
+        for implementation in self._hooks.implementations(hook):
             plugin = self._plugins[implementation.plugin_name]
             try:
-                result = implementation.function(*(arguments[name] for name in implementation.argnames))
-            except Exception as error:
-                if plugin.is_builtin:
+                result = call_hook(implementation, hook, arguments)
+            except BaseException as error:
+                if plugin.is_builtin or not _is_kept(error, hook):
                     raise
-                self.fail(plugin, error)
+                self.fail(plugin, error, hook)
             else:
                 yield plugin, result
 
-    def fail(self, plugin: Plugin, error: BaseException) -> None:
-        """Keep a plugin's error and warn about it, once for each plugin."""
-        if plugin.error is None:
-            plugin.error = error
-            warnings.warn(
-                f"actframe plugin {plugin} failed: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=2
-            )
+    def fail(self, plugin: Plugin, error: BaseException, hook: str) -> None:
+        """Keep what a plugin's hook raised, or what is wrong with what it gave, and warn about it once."""
+        if hook not in plugin.errors:
+            plugin.errors[hook] = error
+            self._unsaid.append((plugin, error))
+        if self._doing is None:
+            self._warn()
 
-    def _register(self, plugin: Plugin, load: Callable[[], ModuleType]) -> None:
-        key = plugin.name if plugin.name not in self._plugins else f"{plugin.name} of {plugin.distribution}"
-        plugin.name = key
-        self._plugins[key] = plugin
+    def _load(self) -> None:
+        self._once("loaded", self._load_all)
+
+    def _load_all(self) -> None:
+        # From nothing: an interrupt may have ended the first attempt.
+        self._hooks = HookTable()
+        self._plugins.clear()
+        self._register(Plugin(BUILTIN, "actframe", metadata.version("actframe")), _load_builtin)
+        for entry in self._entries:
+            self._register(Plugin(entry.name, entry.distribution, entry.version), entry.load)
+        for name, error in self._hooks.remove_unknown():
+            self.fail(self._plugins[name], error, "import")
+
+    def _register(self, plugin: Plugin, load: Callable[[], object]) -> None:
+        if plugin.name in self._plugins:
+            plugin.name = f"{plugin.name} of {plugin.distribution}"
+        while plugin.name in self._plugins:
+            plugin.name += ", again"
+        self._plugins[plugin.name] = plugin
         try:
-            module = load()
-            self._manager.register(module, name=key)
-            self._manager.check_pending()
-        except Exception as error:
-            if plugin.is_builtin:
+            with prints_aside():
+                module = load()
+            self._hooks.add(plugin.name, module)
+        except BaseException as error:
+            if plugin.is_builtin or not _is_kept(error, "import"):
                 raise
-            if self._manager.has_plugin(key):
-                self._manager.unregister(name=key)
-            self.fail(plugin, error)
+            self.fail(plugin, error, "import")
 
     def _collect(self) -> None:
-        """Ask every plugin for its extensions, once."""
-        if self._collected:
-            return
-        self._collected = True
+        self._load()
+        self._once("asked for their extensions", self._collect_all)
+
+    def _collect_all(self) -> None:
+        provided = {plugin.name: given for plugin, given in self.call_each("extensions")}
         builtin: set[tuple[str, str]] = set()
-        for plugin, provided in reversed(list(self.call_each("extensions"))):
+        # The built-in one first, whatever order plugins want to be called in.
+        for plugin in self._plugins.values():
+            plugin.extensions.clear()
+            if plugin.name in provided:
+                self._take(plugin, provided[plugin.name], builtin)
+            if plugin.is_builtin:
+                builtin = {_key(each) for each in plugin.extensions}
+
+    def _take(self, plugin: Plugin, provided: Any, builtin: set[tuple[str, str]]) -> None:
+        """Take what is usable of a plugin's extensions, and say of the others why they are not."""
+        refused: list[BaseException] = []
+        try:
+            for each in classes_in(provided):
+                try:
+                    plugin.extensions.append(_usable(each, plugin, builtin))
+                except Exception as error:
+                    refused.append(error)
+        except BaseException as error:
+            if not _is_kept(error, "extensions"):
+                raise
+            refused.append(error)
+        if refused and plugin.is_builtin:
+            raise refused[0]
+        if refused:
+            joined = PluginError("; ".join(map(describe_error, refused)))
+            self.fail(plugin, joined if len(refused) > 1 else refused[0], "extensions")
+
+    def _once(self, what: str, do: Callable[[], None]) -> None:
+        """Do one part of the work at its first need, in whatever thread that is; the others wait for it."""
+        if what in self._done:
+            return
+        with self._lock:
+            if what in self._done:
+                return
+            if self._doing is not None:
+                raise PluginError(
+                    f"extensions were looked up while plugins were {self._doing}: look them up later, when they are "
+                    "used"
+                )
+            self._doing = what
             try:
-                for extension in provided:
-                    _check(extension)
-                    key = (extension.kind, extension.name)
-                    if plugin.is_builtin:
-                        builtin.add(key)
-                    elif key in builtin:
-                        raise PluginError(f"{extension.kind} {extension.name!r} is built in and cannot be replaced")
-                    plugin.extensions.append(extension)
-            except Exception as error:
-                if plugin.is_builtin:
-                    raise
-                self.fail(plugin, error)
+                do()
+                self._done.add(what)
+            finally:
+                self._doing = None
+        # Last: where warnings are errors this look-up fails, and the next one finds everything.
+        self._warn()
+
+    def _warn(self) -> None:
+        unsaid, self._unsaid = self._unsaid, []
+        for plugin, error in unsaid:
+            warnings.warn(f"actframe plugin {plugin} failed: {describe_error(error)}", RuntimeWarning, stacklevel=3)
 
     def _claims(self, contract: type[E]) -> dict[str, list[tuple[Plugin, type[E]]]]:
-        self._collect()
         claims: dict[str, list[tuple[Plugin, type[E]]]] = {}
-        for plugin in self._plugins.values():
+        for plugin in self.plugins():
             for extension in plugin.extensions:
                 if issubclass(extension, contract):
                     claims.setdefault(extension.name, []).append((plugin, extension))
         return claims
 
 
-@functools.cache
 def registry() -> Registry:
     """The registry of this process, made at the first call."""
-    return Registry(_entry_points())
+    with _MAKING:
+        return _made()
 
 
-def _entry_points() -> list[metadata.EntryPoint]:
-    """The entry points of the group, limited to the distributions that `ACTFRAME_PLUGINS` names where it is set."""
-    found = sorted(metadata.entry_points(group=GROUP), key=lambda entry_point: entry_point.name)
+def limited_to() -> list[str] | None:
+    """The distributions that `ACTFRAME_PLUGINS` names, from which alone plugins load; None where it is not set."""
     limit = os.environ.get(LIMIT_VARIABLE)
-    if limit is None:
-        return found
-    wanted = {_normal(name) for name in limit.split(",") if name.strip()}
-    return [entry_point for entry_point in found if _normal(_describe(entry_point).distribution) in wanted]
+    return None if limit is None else [name.strip() for name in limit.split(",") if name.strip()]
 
 
-def _describe(entry_point: metadata.EntryPoint) -> Plugin:
-    distribution = entry_point.dist
-    if distribution is None:
-        return Plugin(entry_point.name, "unknown distribution", "?")
-    return Plugin(entry_point.name, distribution.name, distribution.version)
+def describe_error(error: BaseException) -> str:
+    """An error in one line, with its type unless the message was written for whoever reads it."""
+    text = " ".join(str(error).split())
+    kind = type(error).__name__
+    return text if isinstance(error, PluginError) else f"{kind}: {text}" if text else kind
 
 
-def _normal(name: str) -> str:
-    return name.strip().lower().replace("_", "-").replace(".", "-")
+_MAKING = threading.Lock()
+
+
+@functools.cache
+def _made() -> Registry:
+    return Registry(find_entries(GROUP, limited_to()))
 
 
 def _load_builtin() -> ModuleType:
     return importlib.import_module(BUILTIN)
 
 
-def _check(extension: object) -> None:
-    if not (isinstance(extension, type) and issubclass(extension, Extension)):
-        raise PluginError(f"extensions() gave {extension!r}, which is not a subclass of actframe's contracts")
-    for attribute in ("kind", "name"):
-        if not isinstance(getattr(extension, attribute, None), str):
-            raise PluginError(f"{extension.__qualname__} has no {attribute!r}")
-    missing = sorted(getattr(extension, "__abstractmethods__", ()))
-    if missing:
-        raise PluginError(f"{extension.__qualname__} does not implement {', '.join(missing)}")
+def _key(extension: type[Extension]) -> tuple[str, str]:
+    return extension.kind, extension.name
+
+
+def _usable(extension: object, plugin: Plugin, builtin: set[tuple[str, str]]) -> type[Extension]:
+    usable = check_extension(extension)
+    if _key(usable) in builtin:
+        raise PluginError(f"{usable.kind} {usable.name!r} is built in and cannot be replaced")
+    if any(_key(each) == _key(usable) for each in plugin.extensions):
+        raise PluginError(f"extensions() gave two of the {usable.kind} {usable.name!r}; give it once")
+    return usable
+
+
+def _is_kept(error: BaseException, hook: str) -> bool:
+    """Whether an error is kept as a plugin's failure, and not passed on.
+
+    While plugins are set up that is even an exit, which nobody asked for; once a model runs, a signal may have.
+    """
+    return isinstance(error, Exception) or (hook in AT_START and not isinstance(error, KeyboardInterrupt))
+
+
+def _reason(plugin: Plugin) -> str:
+    """What failed first; of an import that failed the message alone, which says what it is."""
+    error = plugin.error
+    return str(error) if error is None or isinstance(error, ImportError) else describe_error(error)

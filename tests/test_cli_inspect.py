@@ -6,8 +6,9 @@ from importlib import metadata
 import pytest
 from typer.testing import CliRunner
 
-from actframe.cli import inspect_
+from actframe.cli import plugins
 from actframe.cli.main import app
+from actframe.distributions import Entry
 from actframe.registry import Registry
 from actframe.testing import tiny_model, tiny_tokenizer
 
@@ -133,16 +134,17 @@ def one_broken(tmp_path, monkeypatch):
     """A registry with a plugin that does not load, in place of the process's own."""
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "torn.py").write_text("import a_library_that_is_not_there")
+    installed = Registry([Entry("torn", "torn")])
     with pytest.warns(RuntimeWarning, match="plugin 'torn'"):
-        plugins = Registry([metadata.EntryPoint("torn", "torn", "actframe")])
-    monkeypatch.setattr(inspect_, "registry", lambda: plugins)
+        installed.plugins()
+    monkeypatch.setattr(plugins, "registry", lambda: installed)
 
 
 @pytest.mark.usefixtures("one_broken")
 def test_plugins_shows_what_failed_with_its_error():
     result = actframe("plugins")
     assert result.exit_code == 0
-    assert "Plugins that failed" in result.stdout
+    assert "Plugins with problems" in result.stdout
     assert "ModuleNotFoundError: No module named 'a_library_that_is_not_there'" in " ".join(result.stdout.split())
 
 
@@ -150,9 +152,9 @@ def test_plugins_shows_what_failed_with_its_error():
 def test_plugins_as_json_has_errors_and_extensions():
     builtin, torn = json.loads(actframe("plugins", "--json").stdout)
     assert {"kind": "storage backend", "name": "pickle"} in builtin["extensions"]
-    assert builtin["error"] is None
+    assert (builtin["problems"], builtin["hooks"]) == ([], [])
     assert torn["plugin"] == "torn"
-    assert torn["error"].startswith("ModuleNotFoundError")
+    assert torn["problems"] == ["ModuleNotFoundError: No module named 'a_library_that_is_not_there'"]
 
 
 def test_json_stays_alone_on_stdout_while_a_model_loads(checkpoints):

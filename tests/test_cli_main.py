@@ -11,6 +11,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from actframe.cli.main import add_plugin_commands, app
+from actframe.distributions import Entry
 from actframe.registry import Registry
 
 ROOT = get_command(app)
@@ -182,7 +183,7 @@ def plugin_registry(tmp_path, monkeypatch, **modules):
     for name, body in modules.items():
         head = "import typer\nfrom actframe import hookimpl\n@hookimpl\ndef register_commands(cli):\n"
         (tmp_path / f"{name}.py").write_text(head + "".join(f"    {line}\n" for line in body.splitlines()))
-    return Registry(metadata.EntryPoint(name, name, "actframe") for name in modules)
+    return Registry(Entry(name, name) for name in modules)
 
 
 @pytest.fixture

@@ -306,7 +306,7 @@ def test_a_plugin_cannot_take_over_a_suffix_of_ours(third_party):
 
 
 def test_plugins_that_failed_are_named_where_a_suffix_is_missing(third_party):
-    third_party().error = ImportError("No module named 'zipnn'")
+    third_party().errors["import"] = ImportError("No module named 'zipnn'")
     with pytest.raises(UnknownNameError, match="Plugin 'their-plugin' failed to load: No module named 'zipnn'"):
         backend_for("x.zipnn")
 

@@ -16,7 +16,13 @@ MODULES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 
-CONTRACTS = ("actframe.hookspecs", "actframe.registry")
+CONTRACTS = (
+    "actframe.hookspecs",
+    "actframe.contracts",
+    "actframe.distributions",
+    "actframe.hooks",
+    "actframe.registry",
+)
 LAYERS = [
     {"actframe.errors", "actframe.extension"},
     {

@@ -9,7 +9,8 @@ import pytest
 from actframe import PluginError, StorageBackend, UnknownNameError
 from actframe.benchmarks.base import BenchmarkAdapter
 from actframe.capture.base import CaptureStrategy
-from actframe.registry import Registry, _entry_points
+from actframe.distributions import find_entries
+from actframe.registry import GROUP, Registry, limited_to
 
 BACKEND = """
     from actframe import Bundle, StorageBackend, hookimpl
@@ -49,7 +50,7 @@ def install(tmp_path, monkeypatch):
 
 
 def registry():
-    return Registry(_entry_points())
+    return Registry(find_entries(GROUP, limited_to()))
 
 
 @pytest.fixture(autouse=True)
@@ -101,8 +102,9 @@ def test_a_third_party_extension_is_found_with_the_distribution_it_comes_from(in
 def test_a_plugin_that_fails_to_import_is_kept_as_a_failure_and_stops_no_other(install):
     install("actframe-broken", "import a_module_that_is_not_there")
     install("actframe-nothing", BACKEND.format(name="nothing"))
+    found = registry()
     with pytest.warns(RuntimeWarning, match=r"plugin 'broken' \(actframe-broken 1.2\) failed: ModuleNotFoundError"):
-        found = registry()
+        found.plugins()
     assert "nothing" in found.installed(StorageBackend)
     (failure,) = found.failures()
     assert failure.name == "broken"

@@ -108,6 +108,7 @@ class BenchmarkAdapter(Extension, ABC):
     """
 
     kind: ClassVar[str] = "benchmark"
+    contract_version: ClassVar[int] = 1
 
     scorings: Sequence[Scoring] = SCORINGS
     """The ways in which its answers can be scored; the first one is the default."""

@@ -14,7 +14,7 @@ from actframe.capture.parallel import refusal_of_a_part
 from actframe.capture.selection import Selection
 from actframe.capture.sites import MODULE
 from actframe.capture.wrappers import moved, root_around, wrapped
-from actframe.errors import LayoutError
+from actframe.errors import LayoutError, PluginError
 from actframe.registry import registry
 
 __all__ = ["available_sites", "find_strategy", "layout_for", "layout_of", "refused_sites", "selected_places"]
@@ -71,8 +71,14 @@ def layout_of(
 
 
 def _described_by_a_plugin(model: nn.Module) -> ModelLayout | None:
-    layouts = (layout for _, layout in registry().call_each("model_layout", model=model))
-    return next((layout for layout in layouts if isinstance(layout, ModelLayout)), None)
+    plugins = registry()
+    for plugin, layout in plugins.call_each("model_layout", model=model):
+        if isinstance(layout, ModelLayout):
+            return layout
+        if layout is not None:
+            error = PluginError(f"model_layout() returned {layout!r:.200}: return a ModelLayout, or None")
+            plugins.fail(plugin, error, "model_layout")
+    return None
 
 
 def layout_for(

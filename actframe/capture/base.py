@@ -29,6 +29,7 @@ class CaptureStrategy(Extension, ABC):
     """
 
     kind: ClassVar[str] = "capture strategy"
+    contract_version: ClassVar[int] = 1
     takes_modules: ClassVar[bool] = False
     """Whether `attach` accepts `module:<dotted path>` sites, with `@input` at the end for the module's input."""
 

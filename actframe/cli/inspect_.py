@@ -1,4 +1,4 @@
-"""Commands that say what there is: sites of a model, installed plugins."""
+"""`actframe sites`: what can be captured from a model."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from actframe.cli import tables
 from actframe.cli.console import announce, one_line, print_json, stdout
 from actframe.cli.layout_tree import layout_tree
 from actframe.cli.options import AsJson
-from actframe.registry import Plugin, registry
 
-__all__ = ["plugins", "sites"]
+__all__ = ["sites"]
 
 _PROBE_TOKENS = 3
 
@@ -84,31 +83,6 @@ def _print_sites(name: str, model: Any, layout: Any, strategy: str, *, as_json: 
         console.print(Text(f"Not as it is loaded: {summarise(names)}: {reason}"))
 
 
-def plugins(as_json: AsJson = False) -> None:
-    """List the installed extensions, where they come from, and which plugins failed."""
-    found = registry().plugins()
-    if as_json:
-        print_json([_describe(plugin) for plugin in found])
-        return
-    console = stdout()
-    table = tables.new_table("Installed extensions", "kind", "name", "plugin", "distribution")
-    rows = [
-        (each.kind, each.name, plugin.name, f"{plugin.distribution} {plugin.version}")
-        for plugin in found
-        for each in plugin.extensions
-    ]
-    for row in sorted(rows):
-        table.add_row(*map(Text, row))
-    console.print(table)
-    failed = [plugin for plugin in found if plugin.error is not None]
-    if failed:
-        errors = tables.new_table("Plugins that failed", "plugin", "distribution", "error")
-        for plugin in failed:
-            origin = f"{plugin.distribution} {plugin.version}"
-            errors.add_row(Text(plugin.name), Text(origin), Text(_error(plugin), style="red"))
-        console.print(errors)
-
-
 def _shape(site: dict[str, Any], layout: Any) -> str:
     """The shape in words, with the axis named that a plain residual stream does not have; nothing where unknown."""
     from actframe.capture.outline import axis_names
@@ -127,20 +101,6 @@ def _by_reason(refused: dict[str, str]) -> dict[str, list[str]]:
     for site, reason in refused.items():
         reasons.setdefault(reason, []).append(site)
     return reasons
-
-
-def _describe(plugin: Plugin) -> dict[str, Any]:
-    return {
-        "plugin": plugin.name,
-        "distribution": plugin.distribution,
-        "version": plugin.version,
-        "extensions": [{"kind": each.kind, "name": each.name} for each in plugin.extensions],
-        "error": None if plugin.error is None else _error(plugin),
-    }
-
-
-def _error(plugin: Plugin) -> str:
-    return one_line(f"{type(plugin.error).__name__}: {plugin.error}")
 
 
 def _probe(model: Any, layout: Any, sites: list[str], strategy: str) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from actframe.cli import (
     export,
     files,
     inspect_,
+    plugins,
     questions,
     results,
     run,
@@ -110,20 +111,20 @@ app.command("repair", rich_help_panel=_KEEP)(stores.repair)
 app.command("questions", rich_help_panel=_FIND)(questions.questions)
 app.command("sites", rich_help_panel=_FIND)(inspect_.sites)
 app.command("selftest", rich_help_panel=_FIND)(selftest.selftest)
-app.command("plugins", rich_help_panel=_FIND)(inspect_.plugins)
+app.command("plugins", rich_help_panel=_FIND)(plugins.plugins)
 
 
-def add_plugin_commands(cli: TyperGroup, plugins: Registry) -> None:
+def add_plugin_commands(cli: TyperGroup, installed: Registry) -> None:
     """Add what each plugin registers; one that wants a name that is taken is kept as a failure and adds nothing."""
     offered = typer.Typer()
-    for plugin, _ in plugins.call_each("register_commands", cli=offered):
+    for plugin, _ in installed.call_each("register_commands", cli=offered):
         try:
             commands = get_group(offered).commands
             if taken := sorted(commands.keys() & cli.commands.keys()):
                 raise PluginError(f"its command {taken[0]!r} has the name of another command")
             cli.commands.update(commands)
         except Exception as error:
-            plugins.fail(plugin, error)
+            installed.fail(plugin, error, "register_commands")
         finally:
             offered.registered_commands.clear()
             offered.registered_groups.clear()

@@ -65,6 +65,5 @@ def _unknown(name: str) -> str:
     suffixes = {backend.suffix: backend.name for backend in _owners()}
     listed = ", ".join(f"{suffix} ({backend})" for suffix, backend in sorted(suffixes.items()))
     ending = "".join(Path(name).suffixes[-1:])
-    failed = "".join(f" Plugin {plugin.name!r} failed to load: {plugin.error}." for plugin in registry().failures())
     asked = f"files ending in {ending!r}{nearest(ending, suffixes)}" if ending else "files without a suffix"
-    return f"no storage backend for {asked}, as in {name!r}; installed: {listed}.{failed}"
+    return f"no storage backend for {asked}, as in {name!r}; installed: {listed}.{registry().failed()}"
