@@ -273,6 +273,26 @@ def test_every_format_gives_the_same_texts(tmp_path):
     assert [(text.number, text.prompt) for text in texts] == [(0, "one"), (1, " two"), (2, "three")]
 
 
+def test_each_file_of_a_folder_of_plain_files_is_one_text(tmp_path):
+    folder = tmp_path / "letters"
+    (folder / "b").mkdir(parents=True)
+    (folder / "b" / "one.txt").write_bytes(b"first line\r\n\nthird line\n")
+    (folder / "a.txt").write_text("\ufeffshort")
+    (folder / ".hidden.txt").write_text("not seen")
+    data = TextData(str(folder), TextFields())
+    found = [(text.number, text.about["text_id"], text.prompt) for text in data]
+    assert found == [(0, "a.txt", "short"), (1, "b/one.txt", "first line\r\n\nthird line")]
+    before = data.identity()
+    (folder / "a.txt").rename(folder / "c.txt")
+    assert TextData(str(folder), TextFields()).identity() != before
+    (folder / "rows.jsonl").write_text('{"text": "a row"}')
+    assert [text.prompt for text in TextData(str(folder), TextFields())] == ["a row"]
+    (folder / "rows.jsonl").unlink()
+    (folder / "c.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(BenchmarkError, match=r"c\.txt cannot be read"):
+        list(TextData(str(folder), TextFields()))
+
+
 def test_a_large_file_is_streamed(tmp_path):
     path = tmp_path / "large.jsonl"
     with path.open("w") as file:

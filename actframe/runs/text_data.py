@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, time
 from decimal import Decimal
@@ -15,7 +16,7 @@ from uuid import UUID
 
 from actframe.benchmarks.hub import HubData
 from actframe.benchmarks.row import Row
-from actframe.benchmarks.rows import READERS, data_files, located_rows
+from actframe.benchmarks.rows import READERS, data_files, is_data_file, located_rows
 from actframe.errors import BenchmarkError, SettingsError, StorageError, nearest
 from actframe.records.packing import json_safe
 from actframe.runs.text_encoding import OWN_KEYS, Text
@@ -59,7 +60,9 @@ class TextData:
     """Rows as texts. Nothing is held: each time that it is gone through, it is read again.
 
     A row's field `id` becomes its record's `text_id` (else the number of the row does), every other one is said by its
-    record as it is; `row` is the number of the row, from 0. Lines of a `.txt` file are texts; blank ones are none.
+    record as it is; `row` is the number of the row, from 0. Lines of a `.txt` file are texts; blank ones are none. In a
+    folder with `.txt` files and no files of rows, each file is one text, without the end of its last line, and its path
+    in the folder is its `id`.
 
     Args:
         source: a file (`.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`, `.arrow`, `.txt`), a folder of them, or the id of
@@ -87,13 +90,16 @@ class TextData:
         self.limit = limit
         self._split = split
         self._files: list[Path] = []
+        self._documents: list[Path] = []
         self._hub: HubData | None = None
         path = Path(source).expanduser()
         if path.exists() or path.suffix in (*READERS, PLAIN_SUFFIX) or not _HUB_ID.fullmatch(source):
             if split is not None or configuration is not None:
                 what = "split" if split is not None else "configuration"
                 raise SettingsError(f"a {what} is of a data set on the hub, and {source!r} is a file or folder")
-            self._files = [path] if path.suffix == PLAIN_SUFFIX and path.is_file() else data_files(path)
+            self._documents = _documents(path)
+            is_plain = path.suffix == PLAIN_SUFFIX and path.is_file()
+            self._files = self._documents or ([path] if is_plain else data_files(path))
         else:
             self._hub = HubData(source, configuration)
 
@@ -104,6 +110,9 @@ class TextData:
             return {**self._hub.identity(), "split": self._split or "train", **own}
         digest = hashlib.sha256()
         for file in self._files:
+            if self._documents:
+                # Their names are in the records.
+                digest.update(self._name(file).encode() + b"\0")
             with file.open("rb") as content:
                 digest.update(hashlib.file_digest(content, "sha256").digest())
         return {"name": Path(self.source).name, "fingerprint": f"sha256:{digest.hexdigest()}", **own}
@@ -116,8 +125,15 @@ class TextData:
         if self._hub is not None:
             yield from self._hub.rows(self._split or "train")
             return
-        for file in self._files:
+        for file in self._documents:
+            with _reading(file), file.open(encoding="utf-8-sig", newline="") as content:
+                text = content.read().removesuffix("\n").removesuffix("\r")
+            yield Row({"id": self._name(file), "text": text}, str(file), file)
+        for file in self._files if not self._documents else ():
             yield from _lines(file) if file.suffix == PLAIN_SUFFIX else located_rows(file)
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(Path(self.source).expanduser()).as_posix()
 
     def _text(self, number: int, row: Row) -> Text:
         parts = [_string(row, name) for name in self.fields.read]
@@ -129,12 +145,26 @@ class TextData:
         return Text(number, parts[0], parts[1] if len(parts) > 1 else None, said)
 
 
+def _documents(root: Path) -> list[Path]:
+    """The `.txt` files of a folder, which are its texts where it has no files of rows."""
+    if not root.is_dir():
+        return []
+    files = [file for file in sorted(root.rglob("*")) if file.is_file()]
+    visible = [file for file in files if not any(part.startswith(".") for part in file.relative_to(root).parts)]
+    return [] if any(map(is_data_file, visible)) else [file for file in visible if file.suffix == PLAIN_SUFFIX]
+
+
 def _lines(path: Path) -> Iterator[Row]:
+    with _reading(path), path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield Row({"text": line.rstrip("\r\n")}, f"{path}, line {number}", path)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield Row({"text": line.rstrip("\r\n")}, f"{path}, line {number}", path)
+        yield
     except (OSError, UnicodeDecodeError) as error:
         raise BenchmarkError(f"{path} cannot be read: {error}") from error
 
