@@ -1,7 +1,7 @@
 """For those who test code that uses actframe, or that extends it.
 
-Conformance suites hold an extension to what its contract promises: subclass `StorageBackendTests` in a test file, with
-one fixture that returns yours, and pytest runs the rest. They need pytest; nothing else here does. Beside them are
+Conformance suites hold an extension to what its contract promises: subclass one in a test file, with one fixture that
+returns yours, and pytest runs the rest. They need pytest; nothing else here does. Beside them are
 tiny seeded models, records and tensors without a model, and a model's self-test.
 """
 
@@ -18,11 +18,15 @@ from actframe.testing.proofs.selftest import selftest
 from actframe.testing.records import assert_same_record, random_record
 
 if TYPE_CHECKING:
+    from actframe.testing.adapters import BenchmarkAdapterTests
     from actframe.testing.storage import StorageBackendTests
+    from actframe.testing.strategies import CaptureStrategyTests
 
 __all__ = [
     "DTYPES",
     "FAMILIES",
+    "BenchmarkAdapterTests",
+    "CaptureStrategyTests",
     "SelfTestReport",
     "StorageBackendTests",
     "assert_same",
@@ -35,7 +39,11 @@ __all__ = [
     "tiny_tokenizer",
 ]
 
-_SUITES = {"StorageBackendTests": "actframe.testing.storage"}
+_SUITES = {
+    "BenchmarkAdapterTests": "actframe.testing.adapters",
+    "CaptureStrategyTests": "actframe.testing.strategies",
+    "StorageBackendTests": "actframe.testing.storage",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,7 @@ from actframe.runs.models import LoadedModel
 from actframe.runs.recording import CaptureSettings
 from actframe.runs.run import BenchmarkRun
 from actframe.runs.settings import RunSettings
-from actframe.testing import tiny_model, tiny_tokenizer
+from actframe.testing import BenchmarkAdapterTests, tiny_model, tiny_tokenizer
 
 COUNT = 12
 
@@ -64,6 +64,20 @@ WRITTEN = {
     ],
     "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
 }
+
+
+PLAIN = {name: value for name, value in WRITTEN.items() if name != "filter_list"} | {"task": "sums_plain"}
+
+
+@pytest.fixture(scope="module", params=[CHOICES, FILLED, PLAIN], ids=lambda config: config["task"])
+def task(request, tmp_path_factory):
+    return LmEval(task_in(tmp_path_factory.mktemp("task"), request.param))
+
+
+class TestLmEval(BenchmarkAdapterTests):
+    @pytest.fixture
+    def adapter(self, task):
+        return task
 
 
 @pytest.fixture(scope="module")

@@ -103,6 +103,10 @@ class LmEval(BenchmarkAdapter):
         context = self._context(question, prompting, chat=False)
         return [Completion(*each.args[:2]) for each in self._requests(question, context, chat=bool(prompting.chat))]
 
+    def reference(self, question: Question, style: str) -> str:
+        # How a response is put is the task's own matter: there is one way, whatever the style.
+        return question.answer
+
     def max_new_tokens(self, style: str) -> int:
         return int((self.task.config.generation_kwargs or {}).get("max_gen_toks", RESPONSE_TOKENS))
 
