@@ -37,7 +37,7 @@ docs: install
 
 .PHONY: install
 install: $(BIN)/python
-	$(PIP) --editable '.[test]' --editable plugins/actframe-npz --editable plugins/actframe-lm-eval
+	$(PIP) --editable '.[test]' --editable plugins/actframe-npz --editable plugins/actframe-lm-eval --editable 'plugins/actframe-zarr[test]'
 	$(MODEL)
 	$(ENCODER)
 

@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     from actframe.runs.texts import capture_texts
     from actframe.storage.base import StorageBackend
     from actframe.storage.files import load_activations, save_activations
+    from actframe.storage.positional import PositionalFile
+    from actframe.storage.row_labels import LabelledRows, RowLabels
     from actframe.storage.store import ActivationStore
+    from actframe.storage.widening import narrowed, widened
 
 __all__ = [
     "ActframeError",
@@ -54,15 +57,18 @@ __all__ = [
     "CaptureStrategy",
     "Completion",
     "FormatError",
+    "LabelledRows",
     "LayoutError",
     "LazyTensors",
     "Likelihood",
     "Message",
     "ModelError",
     "PluginError",
+    "PositionalFile",
     "PromptError",
     "Prompting",
     "Question",
+    "RowLabels",
     "Selection",
     "SelectionError",
     "SettingsError",
@@ -79,7 +85,9 @@ __all__ = [
     "generate_inference_with_activations",
     "hookimpl",
     "load_activations",
+    "narrowed",
     "save_activations",
+    "widened",
 ]
 
 _HOMES = {
@@ -91,11 +99,14 @@ _HOMES = {
     "Bundle": "actframe.records.bundle",
     "CaptureStrategy": "actframe.capture.base",
     "Completion": "actframe.benchmarks.prompting",
+    "LabelledRows": "actframe.storage.row_labels",
     "LazyTensors": "actframe.records.bundle",
     "Likelihood": "actframe.benchmarks.base",
     "Message": "actframe.benchmarks.prompting",
+    "PositionalFile": "actframe.storage.positional",
     "Prompting": "actframe.benchmarks.prompting",
     "Question": "actframe.benchmarks.base",
+    "RowLabels": "actframe.storage.row_labels",
     "Selection": "actframe.capture.selection",
     "StorageBackend": "actframe.storage.base",
     "Verdict": "actframe.benchmarks.base",
@@ -106,7 +117,9 @@ _HOMES = {
     "generate_inference_with_activations": "actframe.inference",
     "hookimpl": "actframe.hookspecs",
     "load_activations": "actframe.storage.files",
+    "narrowed": "actframe.storage.widening",
     "save_activations": "actframe.storage.files",
+    "widened": "actframe.storage.widening",
 }
 
 
