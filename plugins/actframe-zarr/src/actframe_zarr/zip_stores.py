@@ -1,8 +1,8 @@
 """What Zarr writes and reads through: a zip whose entries are stored as they are, each read by its place in the file.
 
 Zarr's own `ZipStore` reads these files too, and is what others open them with. It reads through `zipfile`, which in
-Python 3.11 gets to the middle of an entry by reading all that is before it; and of a chunk that is missing, Zarr makes one
-of the fill value.
+Python 3.11 gets to the middle of an entry by reading all that is before it. And of a chunk that is missing, Zarr makes
+one of the fill value.
 """
 
 from __future__ import annotations
