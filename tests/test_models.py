@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModel
 
 from actframe.errors import ModelError
 from actframe.runs import models
@@ -161,6 +162,26 @@ def test_an_encoder_without_a_head_loads_but_does_not_generate(tmp_path, no_kept
     assert type(loaded.model).__name__ == "BertModel"
     with pytest.raises(ModelError, match="is a BertModel, which does not generate text"):
         loaded.require_generation()
+
+
+@pytest.mark.parametrize(
+    ("family", "padding", "length"),
+    [("bert", 1, 40), ("roberta", 1, 38), ("xlm-roberta", 3, 36), ("mpnet", 1, 38), ("camembert", 0, 39)],
+)
+def test_a_context_is_as_long_as_positions_are_left_beside_that_of_padding(family, padding, length):
+    sizes = {"vocab_size": 99, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2, "max_position_embeddings": 40, "pad_token_id": padding}
+    model = AutoModel.from_config(AutoConfig.for_model(family, **sizes)).eval()
+    assert LoadedModel(family, model).context_length == length
+    model(torch.full((1, length), 7))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, length + 1), 7))
+
+
+def test_positions_that_only_their_table_pads_are_all_used():
+    sizes = {"vocab_size": 99, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    config = AutoConfig.for_model("lxmert", **sizes, max_position_embeddings=40, l_layers=1, x_layers=1, r_layers=1)
+    assert LoadedModel("lxmert", AutoModel.from_config(config)).context_length == 40
 
 
 def test_an_encoder_decoder_model_loads_with_its_head(tmp_path, no_kept_models):

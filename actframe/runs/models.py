@@ -7,6 +7,7 @@ import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -58,11 +59,11 @@ class LoadedModel:
         """Whether the tokenizer has a chat template."""
         return bool(getattr(self.tokenizer, "chat_template", None))
 
-    @property
+    @cached_property
     def context_length(self) -> int | None:
         """How many tokens a sequence may have; None where the model sets no limit."""
         limit = getattr(self.text_config, "max_position_embeddings", None)
-        return int(limit) if limit and limit > 0 else None
+        return int(limit) - _positions_for_padding(self.model) if limit and limit > 0 else None
 
     @property
     def device(self) -> torch.device:
@@ -101,6 +102,20 @@ class LoadedModel:
             raise ModelError(
                 f"model {self.name!r} is in training mode, where dropout makes its answers random: call model.eval()"
             )
+
+
+def _positions_for_padding(model: Any) -> int:
+    """How many of its position embeddings a model keeps free: where padding has one, the text begins behind that.
+
+    So it is in RoBERTa and its descendants: their embeddings make position ids from a `padding_idx` of their own, which
+    is that of their position embeddings too. Where only these have one, as in LXMERT, the text begins at the first.
+    """
+    for module in model.modules():
+        padding = getattr(module, "padding_idx", None)
+        positions = getattr(module, "position_embeddings", None)
+        if padding is not None and padding == getattr(positions, "padding_idx", None):
+            return int(padding) + 1
+    return 0
 
 
 def load_model(
