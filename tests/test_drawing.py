@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from actframe.runs.decoding import Decoding
 from actframe.runs.drawing import Drawing, answer_seed
 from actframe.runs.generation import GenerationSettings, Request, generate_batch
 from actframe.runs.models import LoadedModel
@@ -29,9 +30,9 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(temperature, top_p, logits
         expected = torch.zeros(10).index_copy(0, kept, expected[kept])
         expected /= expected.sum()
         assert 1 < len(kept) < 10
-    one = Drawing(temperature, top_p, [answer_seed(0, "one", 0)])
+    one = Drawing(temperature, top_p, [answer_seed(0, "one", 0)], Decoding(1))
     along = torch.stack([one(None, logits[None]).argmax(-1)[0] for _ in range(DRAWS)])
-    many = Drawing(temperature, top_p, [answer_seed(0, f"q{number}", 0) for number in range(DRAWS)])
+    many = Drawing(temperature, top_p, [answer_seed(0, f"q{number}", 0) for number in range(DRAWS)], Decoding(DRAWS))
     across = many(None, logits.expand(DRAWS, -1)).argmax(-1)
     for drawn in (along, across):
         counts = torch.bincount(drawn, minlength=10)

@@ -12,6 +12,8 @@ import torch
 from torch import LongTensor, Tensor
 from transformers import LogitsProcessor, TemperatureLogitsWarper, TopPLogitsWarper
 
+from actframe.runs.decoding import Decoding
+
 __all__ = ["Drawing", "answer_seed"]
 
 
@@ -37,21 +39,23 @@ class Drawing(LogitsProcessor):
     Args:
         temperature: above 0.
         top_p: 1 for all tokens.
-        seeds: one for each row.
+        seeds: one for each row of the batch.
+        decoding: knows which of these rows are computed.
     """
 
-    def __init__(self, temperature: float, top_p: float, seeds: Sequence[int]) -> None:
+    def __init__(self, temperature: float, top_p: float, seeds: Sequence[int], decoding: Decoding) -> None:
         self._warpers: list[LogitsProcessor] = [TemperatureLogitsWarper(float(temperature))]
         if top_p < 1:
             self._warpers.append(TopPLogitsWarper(top_p))
         self._generators = [numpy.random.Generator(numpy.random.PCG64(seed)) for seed in seeds]
+        self._decoding = decoding
 
     def __call__(self, input_ids: LongTensor, scores: Tensor) -> Tensor:
         """Scores `(batch, vocabulary)` in which the largest of each row is the drawn token."""
         for warp in self._warpers:
             scores = warp(input_ids, cast(torch.FloatTensor, scores))
         noise = torch.empty(scores.shape, dtype=torch.float32)
-        for row, generator in zip(noise, self._generators, strict=True):
+        for place, row in enumerate(self._decoding.rows):
             # In double precision: what is likeliest to be drawn is what gets the smallest numbers.
-            row.copy_(torch.from_numpy(generator.standard_exponential(scores.shape[1])))
+            noise[place] = torch.from_numpy(self._generators[row].standard_exponential(scores.shape[1]))
         return scores.softmax(dim=-1).div_(noise.to(scores.device))

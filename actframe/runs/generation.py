@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor
 
 from actframe.benchmarks.base import Likelihood
 from actframe.benchmarks.prompting import Message
 from actframe.errors import SettingsError
 from actframe.runs.batches import plan_batches
+from actframe.runs.decoding import Decoding
 from actframe.runs.drawing import Drawing, answer_seed
 from actframe.runs.models import LoadedModel
 from actframe.runs.prompts import begun_response, check_lengths, encode_prompts
@@ -92,6 +93,10 @@ class GenerationSettings:
             raise SettingsError(f"top_p={self.top_p} has no effect at temperature 0, where nothing is drawn")
         if not 0 <= self.seed < 2**63:
             raise SettingsError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
+
+
+Observe = Callable[[list[int], Tensor], None]
+"""Is given the logits of a step, `(row, vocabulary)`, and the number in its batch of each row that they are of."""
 
 
 @dataclass(frozen=True)
@@ -195,34 +200,52 @@ def generate_batch(loaded: LoadedModel, requests: Sequence[Request], settings: G
 
 
 def run_generate(
-    loaded: LoadedModel, requests: Sequence[Request], settings: GenerationSettings, **more: Any
-) -> tuple[Any, int, list[int | None]]:
+    loaded: LoadedModel, requests: Sequence[Request], settings: GenerationSettings, observe: Observe | None = None
+) -> tuple[Tensor, int, list[int | None]]:
     """The call of `generate` itself.
 
     Args:
         loaded: the model and its tokenizer.
         requests: of this batch.
         settings: how to generate.
-        more: further arguments of `generate`.
+        observe: is given the logits of each step, before anything is done to them.
 
     Returns:
-        What `generate` returns, where in its rows the response begins, and after how many tokens a stop ended it.
+        The sequences that `generate` returns, `(batch, length)`, where in them the response begins, and after how many
+        tokens a stop ended it.
     """
     has_stops = any(request.stops for request in requests)
     config = _generation_config(loaded, settings, has_stops)
     ids, mask = _pad([each.input_ids for each in requests], config.pad_token_id, left=not loaded.is_encoder_decoder)
     # A decoder of its own begins with its start token instead of the prompt.
     start = 1 if loaded.is_encoder_decoder else ids.shape[1]
-    stopping = StopTexts(loaded.require_tokenizer(), [each.stops for each in requests], start)
+    decoding = Decoding(len(requests))
+    stopping = StopTexts(loaded.require_tokenizer(), [each.stops for each in requests], start, decoding)
+    processors: list[Any] = [_Observing(observe, decoding)] if observe is not None else []
+    if settings.temperature > 0:
+        processors.append(Drawing(settings.temperature, settings.top_p, [each.seed for each in requests], decoding))
+    more: dict[str, Any] = {"custom_generate": decoding} if Decoding.suits(loaded.model, config) else {}
     if has_stops:
         more["stopping_criteria"] = [stopping]
-    if settings.temperature > 0:
-        more["logits_processor"] = [Drawing(settings.temperature, settings.top_p, [each.seed for each in requests])]
+    if processors:
+        more["logits_processor"] = processors
     with without_notices():
         returned = loaded.model.generate(
             input_ids=ids.to(loaded.device), attention_mask=mask.to(loaded.device), generation_config=config, **more
         )
     return returned, start, stopping.ends
+
+
+class _Observing(LogitsProcessor):
+    """Shows the logits of each step, and leaves them as they are."""
+
+    def __init__(self, observe: Observe, decoding: Decoding) -> None:
+        self._observe = observe
+        self._decoding = decoding
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        self._observe(self._decoding.rows, scores)
+        return scores
 
 
 def _ends(loaded: LoadedModel) -> list[int]:

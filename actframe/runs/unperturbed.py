@@ -128,13 +128,16 @@ def check_unperturbed(
 def _generated(
     model: LoadedModel, batch: Batch, settings: RunSettings, capture: CaptureSettings | None
 ) -> Iterator[tuple[Computed, int]]:
+    logits: list[list[Tensor]] = [[] for _ in batch]
+
+    def observe(rows: list[int], scores: Tensor) -> None:
+        for row, each in zip(rows, scores.cpu(), strict=True):
+            logits[row].append(each.clone())
+
     with capture.recorder(model, RecordedBatch()) if capture else nullcontext():
-        requests = [job.request for job in batch]
-        more = {"return_dict_in_generate": True, "output_logits": True}
-        output: Any = run_generate(model, requests, settings.generation, **more)[0]
+        sequences = run_generate(model, [job.request for job in batch], settings.generation, observe)[0]
     for row in range(len(batch)):
-        logits = [each[row] for each in output.logits]
-        yield {"texts": [output.sequences[row]], "logits": logits}, len(logits)
+        yield {"texts": [sequences[row]], "logits": logits[row]}, len(logits[row])
 
 
 def _ranked(

@@ -1,0 +1,116 @@
+"""Rows leave their batch when their responses have ended, and nothing else is different."""
+
+import itertools
+
+import pytest
+import torch
+
+from actframe import ActivationRecorder, Selection
+from actframe.benchmarks.general import General
+from actframe.runs import generation
+from actframe.runs.decoding import Decoding
+from actframe.runs.generation import GenerationSettings, Request, generate_batch
+from actframe.runs.models import LoadedModel, load_model
+from actframe.testing import tiny_model, tiny_tokenizer
+
+FAMILIES = ["llama", "gpt2", "opt", "gemma2", "mixtral", "qwen3"]
+REQUESTS = [Request([1, 5 + number, *range(3, 3 + number % 5)], number) for number in range(9)]
+DRAWN = GenerationSettings(max_new_tokens=24, temperature=1.5)
+
+
+def ending(family):
+    """A model whose responses to `REQUESTS` end after different numbers of tokens."""
+    model = tiny_model(family)
+    free = generate_batch(LoadedModel("tiny", model, tiny_tokenizer()), REQUESTS, DRAWN)
+    counts = torch.bincount(torch.tensor([token for each in free for token in each.output_ids]))
+    model.generation_config.eos_token_id = counts.topk(5).indices.tolist()
+    return LoadedModel("tiny", model, tiny_tokenizer())
+
+
+def rows_of_passes(model, run):
+    """How many rows each forward pass has meanwhile."""
+    rows = []
+    hook = model.register_forward_pre_hook(
+        lambda _, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    try:
+        run()
+    finally:
+        hook.remove()
+    return rows
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_that_have_ended_are_computed_no_more_and_the_others_go_on_as_with_them(family, monkeypatch):
+    loaded = ending(family)
+    found = []
+    rows = rows_of_passes(loaded.model, lambda: found.extend(generate_batch(loaded, REQUESTS, DRAWN)))
+    assert len(rows) == max(len(each.output_ids) for each in found)
+    assert rows == sorted(rows, reverse=True)
+    assert rows[0] == 9
+    assert rows[-1] < 5
+    monkeypatch.setattr(Decoding, "suits", lambda model, config: False)
+    with_them = []
+    rows = rows_of_passes(loaded.model, lambda: with_them.extend(generate_batch(loaded, REQUESTS, DRAWN)))
+    assert set(rows) == {9}
+    assert with_them == found
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("strategy", ["hooks", "output_hidden_states"])
+@pytest.mark.parametrize("positions", ["all", "last_prompt", "response", "last"])
+def test_rows_that_leave_are_recorded_as_they_are_alone(family, strategy, positions):
+    loaded = ending(family)
+    select = Selection(["embeddings", "layer_0"], positions=positions)
+
+    def recorded(requests):
+        with ActivationRecorder(loaded.model, select, strategy=strategy) as recorder:
+            responses = generate_batch(loaded, requests, DRAWN)
+        return [(*each, recorder.records[row]) for row, each in enumerate(zip(requests, responses, strict=True))]
+
+    for request, response, record in recorded(REQUESTS):
+        assert record.input_ids == request.input_ids
+        assert record.output_ids == response.output_ids
+        ((_, _, alone),) = recorded([request])
+        assert record.positions == alone.positions
+        for site, tensor in record.activations.items():
+            torch.testing.assert_close(tensor, alone.activations[site], rtol=1e-4, atol=1e-4)
+
+
+def test_rows_that_a_text_stops_leave_too():
+    loaded = LoadedModel("tiny", tiny_model("llama"), tiny_tokenizer())
+    settings = GenerationSettings(max_new_tokens=24)
+    free = generate_batch(loaded, REQUESTS, settings)
+    # A letter of one row's response is where each row that says it ends.
+    stop = next(letter for each in free for letter in each.text[2:] if letter.isascii() and letter.isalnum())
+    requests = [Request(each.input_ids, stops=(stop,)) for each in REQUESTS[:8]] + [REQUESTS[8]]
+    found = []
+    rows = rows_of_passes(loaded.model, lambda: found.extend(generate_batch(loaded, requests, settings)))
+    assert rows[-1] < 9
+    assert found[8] == free[8]
+    for stopped, without in zip(found[:8], free, strict=False):
+        assert stopped.text == without.text.partition(stop)[0]
+        assert stopped.output_ids == without.output_ids[: len(stopped.output_ids)]
+
+
+def test_models_that_feed_their_forward_themselves_are_left_to_generate(monkeypatch):
+    assert not Decoding.suits(tiny_model("t5"), generation.GenerationConfig())
+    model = tiny_model("llama")
+    assert Decoding.suits(model, model.generation_config)
+
+    class Own(type(model)):
+        def prepare_inputs_for_generation(self, *args, **kwargs):
+            return super().prepare_inputs_for_generation(*args, **kwargs)
+
+    assert not Decoding.suits(Own(model.config), model.generation_config)
+    assert not Decoding.suits(model, generation.GenerationConfig(cache_implementation="static"))
+
+
+def test_smollm2_s_answers_are_those_of_generate(monkeypatch):
+    loaded = load_model("smollm2", device="cpu", dtype="float32")
+    prompts = [General().prompt(question) for question in itertools.islice(General().questions(), 4)]
+    settings = GenerationSettings(max_new_tokens=16)
+    found = generation.generate_responses(loaded, prompts, settings)
+    assert len({len(each.output_ids) for each in found}) > 1
+    monkeypatch.setattr(Decoding, "suits", lambda model, config: False)
+    assert generation.generate_responses(loaded, prompts, settings) == found
