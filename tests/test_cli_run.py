@@ -317,6 +317,22 @@ def test_what_was_said_about_prompts_and_draws_is_kept_with_the_run_and_binds_th
     assert "prompt.system: Be brief. -> none" in other.stderr
 
 
+def test_choices_are_recorded_beside_the_answers_where_they_are_asked_for(quick, tmp_path):
+    asked = ["--scoring", "loglikelihood", "--capture-activations", "--record-choices", "--positions", "last"]
+    result = actframe(*quick, *asked)
+    assert result.exit_code == 0, result.stderr
+    assert "3 answers and their activations" in result.stdout
+    store = ActivationStore(tmp_path / "out")
+    assert len(store) == 15
+    assert [len(store.where(question_id=each)) for each in dict.fromkeys(store.column("question_id"))] == [5, 5, 5]
+    assert store.stack("layer_1", positions="last").shape[0] == 15
+    again = actframe(*quick, *asked)
+    assert "all 3 answers are in" in again.stderr
+    assert len(ActivationStore(tmp_path / "out")) == 15
+    without = [each for each in asked if each != "--record-choices"]
+    assert "recorded_choices: 12 -> none" in " ".join(actframe(*quick, *without).stderr.split())
+
+
 def test_responses_are_as_long_as_the_benchmark_says_where_nobody_says_more(tiny, tmp_path):
     command = ["--model", tiny, "--limit", 1, "--activation-save-dir", tmp_path / "out", "--prompt-style", "reason"]
     assert actframe(*command).exit_code == 0
@@ -333,6 +349,12 @@ def test_responses_are_as_long_as_the_benchmark_says_where_nobody_says_more(tiny
         (["--num-trials", "2"], 2, "2 trials at temperature 0 would give each answer 2 times"),
         (["--num-fewshot", "2"], 1, "no examples to show"),
         (["--top-p", "0.5"], 2, "top_p=0.5 has no effect at temperature 0"),
+        (["--capture-activations", "--record-choices"], 2, "nothing is; leave it out, or use scoring='loglikelihood'"),
+        (
+            ["--scoring", "loglikelihood", "--record-choices"],
+            2,
+            "nothing is captured; give capture (--capture-activations)",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_said_before_anything_is_written(arguments, code, message, quick, tmp_path):

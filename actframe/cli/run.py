@@ -67,6 +67,7 @@ def run(  # noqa: PLR0913 - typer reads the options from the signature
     sites: options.Sites = None,
     positions: options.Positions = None,
     dtype: options.Dtype = None,
+    record_choices: options.RecordChoices = False,
     strategy: options.Strategy = None,
     storage: options.Storage = None,
     as_json: AsJson = False,
@@ -101,7 +102,8 @@ def run(  # noqa: PLR0913 - typer reads the options from the signature
     with usage_errors():
         generation = GenerationSettings(longest, temperature, top_p, seed, batch_size, batch_tokens)
         capture = flags.settings() if capture_activations or check_unperturbed else None
-        settings = RunSettings(num_trials, limit, generation, capture, prompting, scored, chosen, **place)
+        more = {"record_choices": record_choices, **place}
+        settings = RunSettings(num_trials, limit, generation, capture, prompting, scored, chosen, **more)
     loaded = load_model(model, device=device)
     if check_unperturbed is not None:
         raise typer.Exit(_check_unperturbed(loaded, adapter, settings, check_unperturbed, as_json))

@@ -34,6 +34,7 @@ __all__ = [
     "Overwrite",
     "PlaceFlags",
     "Positions",
+    "RecordChoices",
     "Seed",
     "ShardBytes",
     "Sites",
@@ -116,6 +117,14 @@ Positions = Annotated[
     ),
 ]
 Dtype = Annotated[str | None, _option(_CAPTURE, "DTYPE", "Cast activations to it.", show_default="as computed")]
+RecordChoices = Annotated[
+    bool,
+    typer.Option(
+        "--record-choices",
+        help="Where choices are ranked: a record of each as well, with its prompt.",
+        rich_help_panel=_CAPTURE,
+    ),
+]
 Strategy = Annotated[
     str | None,
     _option(_CAPTURE, "NAME", "How activations are taken: hooks or output_hidden_states.", show_default="hooks"),

@@ -54,6 +54,13 @@ class Ranking:
         """How many tokens the model is given of the longest choice: the last one is only predicted."""
         return max(len(choice.context) + len(choice.continuation) - 1 for choice in self.choices)
 
+    def split(self, choice: EncodedChoice) -> tuple[list[int], list[int]]:
+        """The sequence of a choice, cut where the prompt ends; one that does not begin with it, after its context."""
+        prompt = self.prompt_ids
+        if prompt and choice.ids[: len(prompt)] == prompt:
+            return prompt, choice.ids[len(prompt) :]
+        return choice.context, choice.continuation
+
 
 def make_ranking(loaded: LoadedModel, benchmark: BenchmarkAdapter, question: Question, prompting: Prompting) -> Ranking:
     """Everything that the model is given to rank the choices of a question.

@@ -101,14 +101,15 @@ def estimate_run(run: BenchmarkRun) -> RunEstimate:
     """
     settings, plan, done = run.settings, run.plan, run.layout.done()
     batches = run.remaining()
-    jobs = [job for batch in batches for job in batch if job.key not in done]
+    jobs = [job for batch in batches for job in batch if not job.is_done(done)]
     asked = plan.jobs[: min(SAMPLED_ANSWERS, settings.generation.batch_size)]
     longest = settings.generation.max_new_tokens
     sample = take_sample(run.model, settings, asked, longest)
     output_tokens = _mean([len(record.output_ids) for record in sample.records])
     sizes, prompts = sample.sizes, [len(job.input_ids) for job in jobs]
-    expected = sum(sizes.stored_bytes(length, round(output_tokens), sample.ratio) for length in prompts)
-    most = sum(sizes.most_bytes(length, longest, sample.ratio) for length in prompts)
+    usual = round(output_tokens)
+    expected = sum(sizes.stored_bytes(*each, sample.ratio) for job in jobs for each in job.lengths(usual))
+    most = sum(sizes.most_bytes(*each, sample.ratio) for job in jobs for each in job.lengths(longest))
     limit = settings.max_disk_bytes
     return RunEstimate(
         answers=len(jobs),
@@ -140,11 +141,12 @@ def _memory(model: LoadedModel, settings: RunSettings, sample: Sample, batches: 
     longest = settings.generation.max_new_tokens
     batch, kept = 0, 0
     for each in batches:
-        lengths = [len(job.input_ids) for job in each]
-        batch = max(batch, sum(sample.sizes.tensor_bytes(length, longest) for length in lengths))
-        kept = max(kept, sum(sample.sizes.kept_bytes(length, longest) for length in lengths))
+        lengths = [pair for job in each for pair in job.lengths(longest)]
+        batch = max(batch, sum(sample.sizes.tensor_bytes(*pair) for pair in lengths))
+        kept = max(kept, sum(sample.sizes.kept_bytes(*pair) for pair in lengths))
     sites = max(1, len(sample.records[0].activations))
-    total = sum(sample.sizes.tensor_bytes(len(job.input_ids), longest) for each in batches for job in each)
+    every = (pair for each in batches for job in each for pair in job.lengths(longest))
+    total = sum(sample.sizes.tensor_bytes(*pair) for pair in every)
     store = 2 * min(total, MEMORY_BYTES) + min(total, settings.shard_bytes) // sites
     return MemoryEstimate(
         model=_model_bytes(model.model),

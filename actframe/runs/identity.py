@@ -67,6 +67,8 @@ def describe_run(
         "limit": settings.limit,
         "subjects": list(settings.subjects) if settings.subjects else None,
         "capture": describe_capture(model, settings.capture),
+        # Where there are none nothing is said, as in the runs of versions that recorded none.
+        **({"recorded_choices": plan.recorded_choices} if settings.record_choices else {}),
         **describe_circumstances(model),
     }
 

@@ -73,11 +73,11 @@ class RunLayout(ABC):
 
     @abstractmethod
     def done(self) -> Mapping[Key, bool]:
-        """The answers that are here already and stay, and whether each is right."""
+        """The answers, and records of choices, that are here already and stay, and whether each is right."""
 
     @abstractmethod
     def append(self, record: ActivationRecord) -> None:
-        """Take one answer: its record, with what the benchmark says about it."""
+        """Take one answer, or a choice: its record, with what the benchmark says about it."""
 
     @abstractmethod
     def flush(self) -> None:

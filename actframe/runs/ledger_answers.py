@@ -15,7 +15,15 @@ from actframe.storage.ledger_lines import MISSING
 if TYPE_CHECKING:
     from actframe.runs.plan import Key
 
-__all__ = ["AnswerGroup", "LedgerAnswers", "find_answers", "graded_answer", "graded_answers", "group_answers"]
+__all__ = [
+    "AnswerGroup",
+    "LedgerAnswers",
+    "find_answers",
+    "find_records",
+    "graded_answer",
+    "graded_answers",
+    "group_answers",
+]
 
 GRADED_KEYS = (
     "question_id",
@@ -31,6 +39,9 @@ GRADED_KEYS = (
     "output_tokens",
 )
 """What statistics need of an answer."""
+
+ANSWER_PARTS = 2
+"""The key of an answer has so many parts; that of a choice has one more."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +94,17 @@ class LedgerAnswers(Sequence[Mapping[str, Any]]):
 
 def find_answers(ledger: Ledger) -> dict[Key, int]:
     """The number of the record of each answer: of the first, where two processes gave the same one."""
+    return {key: number for key, number in find_records(ledger).items() if len(key) == ANSWER_PARTS}
+
+
+def find_records(ledger: Ledger) -> dict[Key, int]:
+    """The same of each answer and of each choice that has a record of its own."""
     found: dict[Key, int] = {}
     if len(ledger):
-        pairs = zip(ledger.column("question_id"), ledger.column("trial"), strict=True)
-        for number, (question, trial) in enumerate(pairs):
+        columns = map(ledger.column, ("question_id", "trial", "choice"))
+        for number, (question, trial, choice) in enumerate(zip(*columns, strict=True)):
             if _names(question) and _names(trial):
-                found.setdefault((question, trial), number)
+                found.setdefault((question, trial, choice) if _names(choice) else (question, trial), number)
     return found
 
 
@@ -100,6 +116,8 @@ def graded_answers(ledger: Ledger, numbers: Sequence[int]) -> list[dict[str, Any
 
 def group_answers(ledger: Ledger, origin: Mapping[str, Any] | None = None) -> list[AnswerGroup]:
     """The answers of a store, of each question and trial the first, by run and model: records that say `correct`.
+
+    Records of choices do not.
 
     Args:
         ledger: of the store.

@@ -4,6 +4,10 @@ First the prompts of a batch run in one forward pass, which is what gets recorde
 questions go on from the KV cache of that, then the second ones, and so forth. Where a continuation has one token, the
 prompt's last logits say all there is to say. Models whose cache cannot be continued from one state several times
 (recurrent ones), or that take no positions, and encoder-decoders, compute such choices from their beginning.
+
+Where choices are to be recorded as well, the same passes run inside the recording, each with a copy of the prompts'
+cache, which the recorder knows for one; and a last pass over the last token of each choice, which nobody needs for its
+likelihood, completes them. So they share the prompt's activations, and what is compared stays the same to the last bit.
 """
 
 from __future__ import annotations
@@ -13,11 +17,11 @@ import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from actframe.benchmarks.base import Likelihood
 from actframe.capture.wrappers import wrapped
@@ -29,7 +33,11 @@ __all__ = ["rank_batch"]
 
 
 def rank_batch(
-    loaded: LoadedModel, rankings: Sequence[Ranking], recording: AbstractContextManager[Any] | None = None
+    loaded: LoadedModel,
+    rankings: Sequence[Ranking],
+    recording: AbstractContextManager[Any] | None = None,
+    *,
+    records_choices: bool = False,
 ) -> list[list[Likelihood]]:
     """How likely the choices of some questions are, computed together.
 
@@ -38,6 +46,9 @@ def rank_batch(
         rankings: of each question.
         recording: what the pass over the prompts runs in, and no other: a recorder, say. Questions whose choices share
             no beginning have no row in that pass; where none has one, it does not run.
+        records_choices: let choices that go on from the prompts do so inside `recording`, with their last token. Those
+            that do not - see above; and where there are sliding windows, which what pads shorter choices would fill -
+            are not recorded here.
 
     Returns:
         For each question one value for each of its choices. Probabilities are computed in float32.
@@ -46,14 +57,21 @@ def rank_batch(
         ModelError: an encoder-decoder does not say what its decoder begins with.
     """
     model = _Model.of(loaded)
-    found: list[list[Likelihood]] = [[] for _ in rankings]
+    rounds = [
+        {row: each.choices[number] for row, each in enumerate(rankings) if number < len(each.choices)}
+        for number in range(max(len(ranking.choices) for ranking in rankings))
+    ]
+    ids = [ranking.prompt_ids for ranking in rankings]
     with torch.no_grad():
-        prompts = _run_prompts(model, [ranking.prompt_ids for ranking in rankings], recording or nullcontext())
-        for number in range(max(len(ranking.choices) for ranking in rankings)):
-            asked = {row: each.choices[number] for row, each in enumerate(rankings) if number < len(each.choices)}
-            for row, likelihood in _run_choices(model, prompts, asked).items():
-                found[row].append(likelihood)
-    return found
+        with recording if recording is not None and any(ids) else nullcontext():
+            prompts = _run_prompts(model, ids)
+            recorded = records_choices and prompts.can_be_copied
+            found = [_follow_prompts(model, prompts, asked, whole=True) for asked in rounds if recorded]
+        if not recorded:
+            found = [_follow_prompts(model, prompts, asked) for asked in rounds]
+        for known, asked in zip(found, rounds, strict=True):
+            known.update(_run_whole(model, {row: choice for row, choice in asked.items() if row not in known}))
+    return [[known[row] for known in found if row in known] for row in range(len(rankings))]
 
 
 @dataclass(frozen=True)
@@ -118,6 +136,14 @@ class _Prompts:
     cache: DynamicCache | None
     in_decoder: bool
 
+    @property
+    def can_be_copied(self) -> bool:
+        """Whether what goes on from a copy of the cache may have gaps where shorter rows are padded.
+
+        Positions tell where a token is; windows that slide count what is in the cache.
+        """
+        return self.cache is not None and all(type(layer) is DynamicLayer for layer in self.cache.layers)
+
     def rest(self, row: int, choice: EncodedChoice) -> list[int] | None:
         """What a choice adds to the prompt; None where it does not begin with it."""
         prompt = self.ids[row]
@@ -126,7 +152,7 @@ class _Prompts:
         return choice.ids[len(prompt) :] if prompt and choice.ids[: len(prompt)] == prompt else None
 
 
-def _run_prompts(model: _Model, ids: list[list[int]], recording: AbstractContextManager[Any]) -> _Prompts:
+def _run_prompts(model: _Model, ids: list[list[int]]) -> _Prompts:
     """The prompts in one pass: padded on the left where the model takes positions, else on the right."""
     asked = [row for row, prompt in enumerate(ids) if prompt]
     if not asked:
@@ -141,56 +167,89 @@ def _run_prompts(model: _Model, ids: list[list[int]], recording: AbstractContext
         more["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
         last = torch.full_like(last, mask.shape[1] - 1)
     columns = range(int(last.min()), int(last.max()) + 1)
-    with recording:
-        logits, cache = model.run(padded, mask, columns, **more)
+    logits, cache = model.run(padded, mask, columns, **more)
     each = torch.arange(len(asked), device=logits.device)
     logits = logits[each, (last - columns.start).to(logits.device)]
     places = {row: place for place, row in enumerate(asked)}
     return _Prompts(ids, places, mask, logits, cache if _can_go_on(cache) else None, model.start is not None)
 
 
-def _run_choices(model: _Model, prompts: _Prompts, asked: dict[int, EncodedChoice]) -> dict[int, Likelihood]:
-    """One choice of each of some questions."""
+def _follow_prompts(
+    model: _Model, prompts: _Prompts, asked: dict[int, EncodedChoice], *, whole: bool = False
+) -> dict[int, Likelihood]:
+    """One choice of each of some questions, of those that go on from the prompts; `whole` computes their last token."""
     rests = {row: prompts.rest(row, choice) for row, choice in asked.items()}
-    by_prompt = {row: rest for row, rest in rests.items() if rest and (len(rest) == 1 or prompts.cache is not None)}
-    logits = _go_on(model, prompts, {row: rest for row, rest in by_prompt.items() if len(rest) > 1})
-    logits |= _run_whole(model, {row: choice for row, choice in asked.items() if row not in by_prompt})
+    following = {row: rest for row, rest in rests.items() if rest and (len(rest) == 1 or prompts.cache is not None)}
+    logits = _go_on(model, prompts, {row: rest for row, rest in following.items() if len(rest) > 1}, whole=whole)
+    if whole:
+        _go_on(model, prompts, {row: rest for row, rest in following.items() if len(rest) == 1}, whole=True)
     found = {}
-    for row, choice in asked.items():
-        pieces = [logits[row]] if row in logits else []
-        if row in by_prompt:
-            pieces.insert(0, prompts.logits[prompts.places[row]][None])
-        found[row] = _likelihood(torch.cat(pieces)[-len(choice.continuation) :], choice.continuation)
+    for row in following:
+        pieces = [prompts.logits[prompts.places[row]][None], *([logits[row]] if row in logits else [])]
+        continuation = asked[row].continuation
+        found[row] = _likelihood(torch.cat(pieces)[-len(continuation) :], continuation)
     return found
 
 
-def _go_on(model: _Model, prompts: _Prompts, rests: dict[int, list[int]]) -> dict[int, Tensor]:
+def _go_on(model: _Model, prompts: _Prompts, rests: dict[int, list[int]], *, whole: bool) -> dict[int, Tensor]:
     """Continue the prompts of some questions; gives the logits after each token but the last."""
     if not rests:
         return {}
-    fed = {row: rest[:-1] for row, rest in rests.items()}
-    ids, mask = _pad(list(fed.values()), left=False)
-    rows = torch.tensor([prompts.places[row] for row in fed])
-    before = prompts.mask[rows]
-    # What pads a row has the position of its last token: more may be more than the model has.
-    positions = before.sum(1, keepdim=True) + torch.minimum(mask.cumsum(1), mask.sum(1, keepdim=True)) - 1
-    assert prompts.cache is not None
-    cache = _branch(prompts.cache)
-    if len(rows) < len(prompts.mask):
-        cache.batch_select_indices(rows.to(model.device))
-    logits, _ = model.run(
-        ids,
-        torch.cat([before, mask], dim=1),
-        range(ids.shape[1]),
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-    )
-    return {row: logits[place, : len(tokens)] for place, (row, tokens) in enumerate(fed.items())}
+    branch = _Branch.of(model, prompts, list(rests), is_seen=whole)
+    fed = [rest[:-1] for rest in rests.values()]
+    found = {}
+    if any(fed):
+        logits = branch.feed(model, fed)
+        found = {row: logits[place, : len(rest) - 1] for place, (row, rest) in enumerate(rests.items())}
+    if whole:
+        branch.feed(model, [rest[-1:] for rest in rests.values()])
+    return found
 
 
-def _run_whole(model: _Model, choices: dict[int, EncodedChoice]) -> dict[int, Tensor]:
-    """Compute some choices from their beginning; gives the logits of each token of the continuation."""
+@dataclass
+class _Branch:
+    """Some of the prompts, while they are continued.
+
+    Attributes:
+        cache: of these rows, their own.
+        mask: which of its slots are tokens, `(row, slot)`.
+    """
+
+    cache: DynamicCache
+    mask: Tensor
+
+    @classmethod
+    def of(cls, model: _Model, prompts: _Prompts, rows: list[int], *, is_seen: bool) -> _Branch:
+        """A cache that goes on from where the prompts' is, and leaves it there.
+
+        Whoever records (`is_seen`) knows a deep copy for what it is, and rows that are taken in the place of others.
+        """
+        places = torch.tensor([prompts.places[row] for row in rows])
+        assert prompts.cache is not None
+        if is_seen:
+            cache = copy.deepcopy(prompts.cache)
+            if len(rows) < len(prompts.mask):
+                cache.reorder_cache(cast(torch.LongTensor, places.to(model.device)))
+        else:
+            cache = copy.copy(prompts.cache)
+            cache.layers = [copy.copy(layer) for layer in prompts.cache.layers]
+            if len(rows) < len(prompts.mask):
+                cache.batch_select_indices(places.to(model.device))
+        return cls(cache, prompts.mask[places])
+
+    def feed(self, model: _Model, rows: list[list[int]]) -> Tensor:
+        """Compute more tokens of each row; gives the logits after each, `(row, column, vocabulary)`."""
+        ids, mask = _pad(rows, left=False)
+        # What pads a row has the position of its last token: more may be more than the model has.
+        ahead = torch.minimum(mask.cumsum(1), mask.sum(1, keepdim=True)) - 1
+        positions = self.mask.sum(1, keepdim=True) + ahead
+        self.mask = torch.cat([self.mask, mask], dim=1)
+        more = {"position_ids": positions, "past_key_values": self.cache, "use_cache": True}
+        return model.run(ids, self.mask, range(ids.shape[1]), **more)[0]
+
+
+def _run_whole(model: _Model, choices: dict[int, EncodedChoice]) -> dict[int, Likelihood]:
+    """Compute some choices from their beginning."""
     if not choices:
         return {}
     ends = {row: len(choice.ids) - 1 for row, choice in choices.items()}
@@ -205,8 +264,9 @@ def _run_whole(model: _Model, choices: dict[int, EncodedChoice]) -> dict[int, Te
         ids, mask = _pad([choice.ids[:-1] for choice in choices.values()], left=False)
     first = min(ends[row] - len(choice.continuation) for row, choice in choices.items())
     logits, _ = model.run(ids, mask, range(first, max(ends.values())), use_cache=False, **more)
+    spans = {row: (ends[row] - len(choice.continuation) - first, ends[row] - first) for row, choice in choices.items()}
     return {
-        row: logits[place, ends[row] - len(choice.continuation) - first : ends[row] - first]
+        row: _likelihood(logits[place, slice(*spans[row])], choice.continuation)
         for place, (row, choice) in enumerate(choices.items())
     }
 
@@ -228,13 +288,6 @@ def _can_go_on(cache: Any) -> bool:
     return type(cache) is DynamicCache and all(
         type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
     )
-
-
-def _branch(cache: Cache) -> Any:
-    """A cache that goes on from where this one is, and leaves it there."""
-    branch = copy.copy(cache)
-    branch.layers = [copy.copy(layer) for layer in cache.layers]
-    return branch
 
 
 def _pad(rows: list[list[int]], *, left: bool) -> tuple[Tensor, Tensor]:

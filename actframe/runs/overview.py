@@ -30,7 +30,10 @@ __all__ = ["StoreOverview", "describe_store"]
 PREVIEW = 5
 SHARDS_FOR_TIMES = 1000
 
-PREVIEW_KEYS = ("question_id", "trial", "prompt", "response", "expected", "extracted_answer", "correct", "unparsed")
+PREVIEW_KEYS = (
+    *("question_id", "trial", "choice", "choice_text", "prompt", "response"),
+    *("expected", "extracted_answer", "correct", "unparsed"),
+)
 
 
 @dataclass(frozen=True)

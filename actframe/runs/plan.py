@@ -24,8 +24,8 @@ from actframe.runs.settings import RunSettings
 
 __all__ = ["Batch", "Job", "Key", "RunPlan"]
 
-Key = tuple[str, int]
-"""Which answer it is: the id of the question and the number of the trial."""
+Key = tuple[str, int] | tuple[str, int, int]
+"""Which answer it is: the id of the question and the number of the trial; of a choice's own record its number, too."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Job:
         prompt: what the benchmark makes of the question: the last message that the model is given.
         request: what the model gets, and how its response is drawn and ends.
         ranking: of its choices, where these are ranked; then the request is what they have in common.
+        records_choices: each of these gets a record of its own.
     """
 
     question: Question
@@ -45,6 +46,7 @@ class Job:
     prompt: str
     request: Request
     ranking: Ranking | None = None
+    records_choices: bool = False
 
     @property
     def input_ids(self) -> list[int]:
@@ -65,6 +67,25 @@ class Job:
     def key(self) -> Key:
         """What the answer is found by."""
         return self.question.id, self.trial
+
+    @property
+    def keys(self) -> list[Key]:
+        """What all its records are found by, in the order in which they are written: the answer comes last."""
+        count = len(self.choice_ids) if self.records_choices else 0
+        return [*((*self.key, number) for number in range(count)), self.key]
+
+    def is_done(self, done: Container[Key]) -> bool:
+        """Whether every record is there."""
+        return all(key in done for key in self.keys)
+
+    def lengths(self, output_tokens: int) -> list[tuple[int, int]]:
+        """The tokens of prompt and response of each record, if the response has so many."""
+        found = [(len(self.input_ids), output_tokens)]
+        if self.ranking is not None and self.records_choices:
+            # All of a choice is computed: one token more than where the last one is only written.
+            split = map(self.ranking.split, self.ranking.choices)
+            found += [(len(prompt), len(rest) + 1) for prompt, rest in split]
+        return found
 
 
 Batch = list[Job]
@@ -96,7 +117,8 @@ class RunPlan:
         questions = take_questions(benchmark, settings.limit, settings.subjects)
         model.require_generation()
         once = (_ranking_jobs if ranks else _jobs)(model, benchmark, questions, self.prompting)
-        new = 0 if ranks else generation.max_new_tokens
+        # The last token of a choice needs a place where it is recorded: else it is only predicted.
+        new = int(settings.record_choices) if ranks else generation.max_new_tokens
         self.too_long = [job.question.id for job in once if exceeds_context(model, job.tokens, new)]
         left_out = set(self.too_long)
         asked = [job for job in once if job.question.id not in left_out]
@@ -104,7 +126,12 @@ class RunPlan:
             raise _all_too_long(model, benchmark, min(job.tokens for job in once), new)
         self.questions = [job.question for job in asked]
         self.jobs = [
-            replace(job, trial=trial, request=replace(job.request, seed=_seed(settings, job, trial)))
+            replace(
+                job,
+                trial=trial,
+                request=replace(job.request, seed=_seed(settings, job, trial)),
+                records_choices=settings.record_choices,
+            )
             for trial in range(settings.num_trials)
             for job in asked
         ]
@@ -112,8 +139,13 @@ class RunPlan:
         self.batches: list[Batch] = [[self.jobs[row] for row in batch] for batch in rows]
 
     def remaining(self, done: Container[Key]) -> Iterator[Batch]:
-        """The batches of which an answer is missing, each whole: only so does it give the same answers again."""
-        return (batch for batch in self.batches if any(job.key not in done for job in batch))
+        """The batches of which a record is missing, each whole: only so does it give the same answers again."""
+        return (batch for batch in self.batches if not all(job.is_done(done) for job in batch))
+
+    @property
+    def recorded_choices(self) -> int:
+        """How many choices get a record of their own."""
+        return sum(len(job.keys) - 1 for job in self.jobs)
 
 
 def _check_scoring(benchmark: BenchmarkAdapter, scoring: Scoring) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -63,11 +63,13 @@ class RecordedBatch:
 
     Attributes:
         recorder: what fills it.
+        capture: what that records; None where nobody said.
     """
 
     def __init__(self) -> None:
         self._records: list[ActivationRecord] = []
         self.recorder: AbstractContextManager[Any] = nullcontext()
+        self.capture: CaptureSettings | None = None
 
     def append(self, record: ActivationRecord) -> None:
         """Take the next record."""
@@ -76,6 +78,16 @@ class RecordedBatch:
     def clear(self) -> None:
         """Forget the records of a batch that was not finished."""
         self._records = []
+
+    def take_followed(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[ActivationRecord | None]:
+        """The record of each prompt with what follows, None where it has none; others stay for `take`."""
+        found: list[ActivationRecord | None] = []
+        for prompt, rest in sequences:
+            # Of those that are alike, rows came in their order.
+            fits = (n for n, each in enumerate(self._records) if (each.input_ids, each.output_ids) == (prompt, rest))
+            number = next(fits, None)
+            found.append(None if number is None else self._records.pop(number))
+        return found
 
     def take(self, encoded: list[list[int]]) -> list[ActivationRecord]:
         """The records of the batch with these prompts, and forget them.
@@ -103,7 +115,7 @@ def recorded_batches(
         yield None
         return
     sink = RecordedBatch()
-    sink.recorder = capture.recorder(loaded, into=sink)
+    sink.recorder, sink.capture = capture.recorder(loaded, into=sink), capture
     with sink.recorder if scoring == "generate" else nullcontext():
         yield sink
 

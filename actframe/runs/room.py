@@ -46,9 +46,9 @@ class DiskRoom:
         free = self._layout.free_bytes()
         if free is None:
             return
-        lengths = [len(job.input_ids) for job in jobs]
-        least = sum(self._sizes.stored_bytes(length, ONE_TOKEN, self._ratio) for length in lengths)
-        most = sum(self._sizes.most_bytes(length, self._longest, self._ratio) for length in lengths)
+        every = list(jobs)
+        least = sum(self._sizes.stored_bytes(*each, self._ratio) for job in every for each in job.lengths(ONE_TOKEN))
+        most = sum(self._sizes.most_bytes(*each, self._ratio) for job in every for each in job.lengths(self._longest))
         if self._limit is not None:
             allowed = max(0, self._limit - self._layout.written().bytes_on_disk)
             least, most = min(least, allowed), min(most, allowed)
@@ -74,8 +74,8 @@ class DiskRoom:
         """
         if self._limit is None:
             return True
-        sizes, jobs = self._sizes, [job for job in batch if job.key not in done]
-        coming = sizes.shard_bytes + sum(sizes.most_bytes(len(job.input_ids), self._longest) for job in jobs)
+        sizes, jobs = self._sizes, [job for job in batch if not job.is_done(done)]
+        coming = sizes.shard_bytes + sum(sizes.most_bytes(*each) for job in jobs for each in job.lengths(self._longest))
         now = self._layout.written()
         waiting = now.queued_bytes + now.queued_records * (sizes.line_bytes + STORED)
         waiting += sizes.shard_bytes if waiting else 0

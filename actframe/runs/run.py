@@ -10,9 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from actframe.benchmarks.base import BenchmarkAdapter
-from actframe.records.record import ActivationRecord
-from actframe.runs.answering import answer_batch, graded_record
-from actframe.runs.generation import Response
+from actframe.runs.answering import Answered, answer_batch, graded_records
 from actframe.runs.layouts import layout_for
 from actframe.runs.models import LoadedModel
 from actframe.runs.plan import Batch, Job, Key, RunPlan
@@ -97,7 +95,7 @@ class BenchmarkRun:
         return self.layout.location
 
     def remaining(self) -> list[Batch]:
-        """The batches that are still to be computed: those of which an answer is missing."""
+        """The batches that are still to be computed: those of which a record is missing."""
         return list(self.plan.remaining(self.layout.done()))
 
     def execute(self, progress: Callable[[RunProgress], None] | None = None) -> RunResult:
@@ -170,17 +168,21 @@ class BenchmarkRun:
     ) -> Generator[bool | None]:
         """Compute one batch, and give its new answers to the layout; says of each whether it is right, if known."""
 
-        def compute(jobs: Sequence[Job]) -> list[tuple[Response, ActivationRecord]]:
+        def compute(jobs: Sequence[Job]) -> list[Answered]:
             return answer_batch(self.model, jobs, self.settings.generation, sink)
 
         for jobs, answered in sitting.compute(batch, compute):
-            sitting.tokens += sum(len(response.output_ids) for response, _ in answered)
-            for job, (response, record) in zip(jobs, answered, strict=True):
+            sitting.tokens += sum(len(each.response.output_ids) for each in answered)
+            for job, each in zip(jobs, answered, strict=True):
+                if job.is_done(done):
+                    continue
+                graded = graded_records(self.model, self.benchmark, job, each)
+                for key, record in zip(job.keys, graded, strict=True):
+                    if key not in done:
+                        self.layout.append(record)
                 if job.key not in done:
-                    graded = graded_record(self.model, self.benchmark, job, response, record)
-                    self.layout.append(graded)
                     sitting.answers += 1
-                    yield graded["correct"]
+                    yield graded[-1]["correct"]
 
     def _room(self, remaining: Sequence[Batch]) -> DiskRoom:
         """The room on the disk, looked at with one forward pass over one prompt."""

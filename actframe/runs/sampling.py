@@ -61,7 +61,7 @@ def take_sample(model: LoadedModel, settings: RunSettings, jobs: list[Job], max_
     with recorded_batches(capture, model, settings.scoring) as sink:
         answered = answer_batch(model, jobs, generation, sink)
     seconds = time.monotonic() - began
-    records = [record for _, record in answered]
+    records = [each.record for each in answered]
     selection = Selection.of(capture.select if capture else None)
     sizes = AnswerSizes.of(records[0], selection, model.is_encoder_decoder)
     return Sample(sizes, compression(records, capture.storage) if capture else 1.0, records, seconds)
@@ -72,7 +72,7 @@ def first_pass(model: LoadedModel, settings: RunSettings, job: Job) -> Sample:
     if settings.capture is None:
         record = unrecorded(model, job, Response("", [], len(job.input_ids), truncated=True), 1)
         return Sample(AnswerSizes.of(record, Selection(), model.is_encoder_decoder), 1.0, [record], 0.0)
-    return take_sample(model, settings, [job], max_new_tokens=1)
+    return take_sample(model, settings, [dataclasses.replace(job, records_choices=False)], max_new_tokens=1)
 
 
 def compression(records: list[ActivationRecord], storage: str) -> float:

@@ -29,6 +29,7 @@ class RunSettings:
         capture: what is recorded of each answer; None for a plain benchmark run.
         prompting: how questions are put.
         scoring: `"generate"` reads the answer from what the model writes; `"loglikelihood"` ranks the choices.
+        record_choices: each choice that is ranked gets a record of its own, of the whole sequence that was compared.
         layout: `"store"` keeps everything in one `ActivationStore`, which resumes; `"files"` writes a line and a
             file of its own for each answer.
         max_disk_bytes: end the run, so that it can be resumed, before its folder takes more than this; None for no
@@ -48,6 +49,7 @@ class RunSettings:
     max_disk_bytes: int | None = None
     shard_bytes: int = 256 << 20
     flush_every: timedelta | int | None = timedelta(minutes=5)
+    record_choices: bool = False
 
     def __post_init__(self) -> None:
         _check_whole("num_trials", self.num_trials)
@@ -67,6 +69,8 @@ class RunSettings:
             raise SettingsError(f"no scoring {self.scoring!r}; there are {', '.join(SCORINGS)}")
         if self.scoring == "loglikelihood":
             self._draw_nothing()
+        if self.record_choices:
+            self._check_choices()
         if self.num_trials > 1 and self.generation.temperature == 0:
             raise SettingsError(
                 f"{self.num_trials} trials at temperature 0 would give each answer {self.num_trials} times; "
@@ -77,6 +81,24 @@ class RunSettings:
     def expected(self) -> str:
         """What comes to a prompt, in words."""
         return "their choices" if self.scoring == "loglikelihood" else f"{self.generation.max_new_tokens} new tokens"
+
+    def _check_choices(self) -> None:
+        """Refuse to record choices where there are none, or no room for what they leave."""
+        if self.scoring != "loglikelihood":
+            raise SettingsError(
+                f"record_choices records what is ranked by log-likelihood, and with scoring={self.scoring!r} nothing "
+                f"is; leave it out, or use scoring='loglikelihood'"
+            )
+        if self.capture is None:
+            raise SettingsError(
+                "record_choices keeps what the model computed of each choice, and nothing is captured; give capture "
+                "(--capture-activations) as well, or leave it out"
+            )
+        if self.layout != "store":
+            raise SettingsError(
+                f"record_choices keeps several records of each question, which the layout {self.layout!r} has no place "
+                f"for; use the layout 'store'"
+            )
 
     def _draw_nothing(self) -> None:
         """Refuse what only matters where answers are drawn."""

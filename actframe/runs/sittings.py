@@ -91,6 +91,7 @@ class Sitting:
                 "limit": settings.limit,
                 "subjects": list(settings.subjects) if settings.subjects else None,
                 "scoring": settings.scoring,
+                "record_choices": settings.record_choices,
                 "prompt": asdict(settings.prompting),
                 **asdict(settings.generation),
                 "capture": settings.capture.as_json() if settings.capture else None,

@@ -14,7 +14,7 @@ from actframe.errors import SettingsError, StorageError
 from actframe.records.record import ActivationRecord
 from actframe.runs.differences import compare_runs
 from actframe.runs.layout import AnswersSoFar, RunLayout, Written
-from actframe.runs.ledger_answers import LedgerAnswers, find_answers, graded_answers
+from actframe.runs.ledger_answers import LedgerAnswers, find_answers, find_records, graded_answers
 from actframe.runs.plan import Key, RunPlan
 from actframe.runs.recording import check_folder
 from actframe.runs.results import RESULTS, RunResult
@@ -83,7 +83,7 @@ class StoreLayout(RunLayout):
         if self._is_empty:
             return {}
         self._ledger.refresh()
-        found = find_answers(self._ledger)
+        found = find_records(self._ledger)
         correct = self._ledger.column("correct") if found else ()
         return {key: correct[number] is not MISSING and bool(correct[number]) for key, number in found.items()}
 

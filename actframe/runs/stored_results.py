@@ -13,7 +13,7 @@ from actframe.errors import BenchmarkError, FormatError, StorageError
 from actframe.runs.comparison import Comparison, compare_answers
 from actframe.runs.ledger_answers import AnswerGroup, LedgerAnswers, graded_answer, group_answers
 from actframe.runs.results import ANSWERS, DERIVED, RESULTS, RunResult
-from actframe.storage.finding import expected_records, names_in_run
+from actframe.storage.finding import expected_answers, names_in_run
 from actframe.storage.folders import StoreFolder, store_folder
 from actframe.storage.identity import is_store, read_identity
 from actframe.storage.ledger import Ledger
@@ -96,7 +96,7 @@ def _results_of(
     models, benchmarks = names_in_run(run)
     model, benchmark = group.model or next(iter(models), None), next(iter(benchmarks), None)
     earlier = _written_results(folder) if alone else {}
-    done, total = len(group.numbers), _total(earlier) or (expected_records(run) if alone else None)
+    done, total = len(group.numbers), _total(earlier) or (expected_answers(run) if alone else None)
     partial = total is not None and done < total
     reason = None
     if partial:

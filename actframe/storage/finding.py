@@ -15,7 +15,7 @@ from actframe.storage.folders import LocalFolder, StoreFolder, store_folder
 from actframe.storage.identity import IDENTITY, OWN_FILE, StoreIdentity, read_identity
 from actframe.storage.ledger_lines import decode_line
 
-__all__ = ["FoundStore", "expected_records", "find_stores", "names_in_run"]
+__all__ = ["FoundStore", "expected_answers", "expected_records", "find_stores", "names_in_run"]
 
 _BLOCK_BYTES = 8 << 20
 
@@ -135,12 +135,19 @@ def names_in_run(run: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(names["model"]), tuple(names["benchmark"])
 
 
-def expected_records(run: Any) -> int | None:
-    """How many records the benchmark run of a store has when it is complete; None where nothing says so."""
+def expected_answers(run: Any) -> int | None:
+    """How many answers the benchmark run of a store has when it is complete; None where nothing says so."""
     try:
         return int(run["benchmark"]["questions"]) * int(run["num_trials"])
     except (TypeError, KeyError, ValueError):
         return None
+
+
+def expected_records(run: Any) -> int | None:
+    """How many records it has then: those of the answers, and of choices that get some of their own."""
+    answers = expected_answers(run)
+    choices = run.get("recorded_choices", 0) if answers is not None else 0
+    return answers + choices if answers is not None and isinstance(choices, int) else answers
 
 
 def _count_lines(folder: StoreFolder, name: str, size: int) -> tuple[int, dict[str, Any]]:

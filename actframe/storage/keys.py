@@ -1,4 +1,4 @@
-"""What tells records and writers apart: the question and trial of a record, the name of a writer."""
+"""What tells records and writers apart: the question, trial and choice of a record, the name of a writer."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from actframe.storage.ledger_lines import MISSING
 
 __all__ = ["CommittedKeys", "RecordKeys", "new_writer", "writer_of"]
 
-Key = tuple[int, Any, Any, Any]
+Key = tuple[int, Any, Any, Any, Any]
 
 
 class RecordKeys:
-    """The question and trial that each record of a store is of, if it is of any.
+    """The question and trial that each record of a store is of, if it is of any, and the choice where it is of one.
 
     Models answer the same questions, and so do several runs of one model: in a store that was merged from different
     runs, records of different runs are never the same.
@@ -26,21 +26,20 @@ class RecordKeys:
         origin: what `run.json` says that the store was made from.
     """
 
-    PARTS = ("question_id", "trial", "model")
+    PARTS = ("question_id", "trial", "model", "choice")
     """What of a record its key is made of."""
 
     def __init__(self, origin: Mapping[str, Any] | None = None) -> None:
         sources = (origin or {}).get("merged", ())
         self._runs = {writer: source["run"] for source in sources for writer in source["writers"]}
 
-    def of(self, shard: str, question_id: Any, trial: Any, model: Any) -> Key | None:
+    def of(self, shard: str, question_id: Any, trial: Any, model: Any, choice: Any = MISSING) -> Key | None:
         """The key of a record of a shard, which says this (or `MISSING`)."""
         # What is neither text nor a number names no question.
         if any(value is MISSING or isinstance(value, list | dict) for value in (question_id, trial)):
             return None
-        if isinstance(model, list | dict):
-            model = str(model)
-        return self._runs.get(writer_of(shard), 0), question_id, trial, model
+        model, choice = (str(value) if isinstance(value, list | dict) else value for value in (model, choice))
+        return self._runs.get(writer_of(shard), 0), question_id, trial, model, choice
 
     def of_record(self, shard: str, said: Mapping[str, Any]) -> Key | None:
         """The key of a record of a shard, from all that it says."""

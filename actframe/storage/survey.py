@@ -222,8 +222,8 @@ class _Surveyor:
                 finding.wrong.append(row)
                 meant.add(index)
         columns = Projection(RecordKeys.PARTS).columns(b"".join(line + b"\n" for line in content), len(content))
-        for index, (question_id, trial, model) in enumerate(zip(*columns, strict=True)):
-            key = self._keys.of(finding.name, question_id, trial, model)
+        for index, (question_id, trial, *more) in enumerate(zip(*columns, strict=True)):
+            key = self._keys.of(finding.name, question_id, trial, *more)
             name = _name(finding.name, index, question_id, trial)
             if index in finding.good and key is not None and key in self._taken:
                 finding.repeated.append(name)

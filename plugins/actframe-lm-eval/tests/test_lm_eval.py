@@ -3,6 +3,7 @@
 import json
 import pickle
 import warnings
+from dataclasses import replace
 from importlib import metadata
 
 import lm_eval
@@ -152,6 +153,32 @@ def test_ranked_choices_have_the_prompts_and_metrics_of_the_harness(config, num_
         assert mean(answer["metrics"][metric] for answer in result.answers) == pytest.approx(totals[f"{metric},none"])
     store = ActivationStore(tmp_path / "run")
     assert all(len(record.activations["layer_2"]) == len(record.input_ids) for record in store)
+
+
+@pytest.mark.parametrize("config", [CHOICES, FILLED])
+def test_each_choice_of_a_ranked_task_has_a_record_under_the_id_of_its_question(config, tiny, tmp_path):
+    path = task_in(tmp_path, config)
+    samples, _ = harness(tiny, path)
+    asked, adapter = settings("loglikelihood"), open_benchmark(f"lm_eval:{path}")
+    plain = BenchmarkRun(tiny, adapter, tmp_path / "plain", asked).execute()
+    result = BenchmarkRun(tiny, adapter, tmp_path / "run", replace(asked, record_choices=True)).execute()
+    assert [dict(answer) for answer in result.answers] == [dict(answer) for answer in plain.answers]
+    store = ActivationStore(tmp_path / "run")
+    for answer, sample in zip(result.answers, samples, strict=True):
+        *choices, own = store.where(question_id=answer["question_id"])
+        assert "choice" not in own
+        assert [record.choice for record in choices] == list(range(len(sample["arguments"])))
+        said = [each[0] for each in sample["resps"]]
+        assert [record.logprob for record in choices] == pytest.approx([value for value, _ in said], abs=1e-3)
+        assert [record.is_greedy for record in choices] == [bool(greedy) for _, greedy in said]
+        for record, arguments in zip(choices, sample["arguments"], strict=True):
+            assert tiny.tokenizer.decode([*record.input_ids, *record.output_ids]) == "".join(arguments)
+            assert len(record.activations["layer_2"]) == len(record.input_ids) + len(record.output_ids)
+    right = {record.question_id: record for record in store.where(is_expected=True)}
+    assert [right[answer["question_id"]].choice for answer in result.answers] == [each["gold"] for each in DOCUMENTS]
+    if config is CHOICES:
+        said = [right[answer["question_id"]].choice_text for answer in result.answers]
+        assert said == [document["answer"] for document in DOCUMENTS]
 
 
 @pytest.mark.parametrize("num_fewshot", [0, 2])
