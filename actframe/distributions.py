@@ -18,7 +18,7 @@ from pathlib import Path
 
 from actframe.errors import PluginError
 
-__all__ = ["Entry", "find_entries"]
+__all__ = ["Entry", "find_entries", "normalised"]
 
 UNKNOWN = "unknown distribution"
 
@@ -75,7 +75,7 @@ def find_entries(group: str, only: Collection[str] | None = None) -> list[Entry]
     Of a distribution that is on the path twice the first one counts, as for Python. Where its remains lie beside it in
     the same folder, these are given too, with the problem.
     """
-    wanted = None if only is None else {_normal(name) for name in only}
+    wanted = None if only is None else {normalised(name) for name in only}
     entries: list[Entry] = []
     first: dict[str, str] = {}
     seen: set[str] = set()
@@ -84,10 +84,10 @@ def find_entries(group: str, only: Collection[str] | None = None) -> list[Entry]
         if not lines:
             continue
         name, version, problem = _describe(distribution)
-        if wanted is not None and _normal(name) not in wanted:
+        if wanted is not None and normalised(name) not in wanted:
             continue
         here = os.path.realpath(_folder(distribution))
-        before = first.setdefault(_normal(name), here)
+        before = first.setdefault(normalised(name), here)
         if here in seen or os.path.dirname(before) != os.path.dirname(here):
             continue
         seen.add(here)
@@ -146,6 +146,6 @@ def _folder(distribution: metadata.Distribution) -> str:
     return str(getattr(distribution, "_path", ""))
 
 
-def _normal(name: str) -> str:
+def normalised(name: str) -> str:
     """As the packaging specifications compare names."""
     return re.sub(r"[-_.]+", "-", name.strip()).lower()

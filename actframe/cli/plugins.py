@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
@@ -12,14 +13,34 @@ from rich.text import Text
 from actframe.cli import tables
 from actframe.cli.console import one_line, print_json, printable, stdout
 from actframe.cli.options import AsJson
+from actframe.cli.plugin_checks import check_plugins
 from actframe.registry import LIMIT_VARIABLE, Plugin, Registry, limited_to, registry
 
 __all__ = ["plugins"]
 
 
-def plugins(as_json: AsJson = False) -> None:
-    """List the installed extensions, where they come from, and what is wrong with plugins."""
+def plugins(
+    check: Annotated[
+        str | None,
+        typer.Option(
+            "--check",
+            metavar="NAME",
+            help="Test what a plugin, distribution or extension does against its contract (benchmark:task where one "
+            "needs a task). Needs pytest.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the installed extensions, where they come from, and what is wrong with plugins.
+
+    With --check, hold what is installed under a name to what its contract promises. The exit code is 1 when something
+    fails, or could not be checked.
+    """
     installed = registry()
+    if check is not None:
+        check_plugins(check, installed, as_json=as_json)
+        return
     found = installed.plugins()
     if as_json:
         print_json([_describe(plugin, installed) for plugin in found])

@@ -24,6 +24,7 @@ import pytest
 from actframe.benchmarks.base import BenchmarkAdapter, BenchmarkOptions, Likelihood, Question, Verdict
 from actframe.benchmarks.prompting import PROMPT_STYLES, SCORINGS, Message, Prompting, PromptStyle
 from actframe.errors import ActframeError, BenchmarkError
+from actframe.testing.installed import assert_usable
 
 __all__ = ["BenchmarkAdapterTests"]
 
@@ -72,8 +73,7 @@ class BenchmarkAdapterTests:
 
     def test_it_has_a_name_and_opens_or_says_what_it_needs(self, adapter: BenchmarkAdapter) -> None:
         kind = type(adapter)
-        assert kind.name.strip() == kind.name != "", f"{kind.__name__}.name is {kind.name!r}: users type it"
-        assert ":" not in kind.name, f"{kind.__name__}.name is {kind.name!r}; what follows a colon is a task"
+        assert_usable(kind)
         unknown = set(adapter.scorings) - set(SCORINGS)
         assert adapter.scorings, "scorings names no way in which answers are scored"
         assert not unknown, f"scorings names {unknown}; there are {', '.join(SCORINGS)}"

@@ -5,10 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from actframe.contracts import check_extension
+from actframe.errors import PluginError
 from actframe.extension import Extension
 from actframe.registry import registry
 
-__all__ = ["installed"]
+__all__ = ["assert_usable", "installed"]
+
+
+def assert_usable(extension: type[Extension]) -> None:
+    """A plugin may provide this class: it has what its contract asks for."""
+    try:
+        check_extension(extension)
+    except PluginError as error:
+        raise AssertionError(f"no plugin can provide it: {error}") from error
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from actframe.storage.checksums import file_checksum
 from actframe.storage.files import load_activations, save_activations
 from actframe.storage.store import ActivationStore
 from actframe.testing.bundles import METADATA, assert_same, random_tensor
-from actframe.testing.installed import installed
+from actframe.testing.installed import assert_usable, installed
 from actframe.testing.records import assert_same_record, random_record
 from actframe.testing.round_trips import RoundTrips
 
@@ -58,7 +58,7 @@ class StorageBackendTests(RoundTrips):
 
     def test_it_is_found_by_its_name_and_suffix_and_made_without_arguments(self, backend: StorageBackend) -> None:
         kind = type(backend)
-        assert kind.name.strip() == kind.name != "", f"{kind.__name__}.name is {kind.name!r}: users type it"
+        assert_usable(kind)
         ends = f"{kind.__name__}.suffix is {kind.suffix!r}: it is how file names end, with the dot"
         assert re.fullmatch(r"\.[^/\s]+", kind.suffix), ends
         assert isinstance(kind(), kind), "actframe makes a backend without arguments"
@@ -124,7 +124,7 @@ class StorageBackendTests(RoundTrips):
 
     def test_threads_may_open_one_file(self, backend: StorageBackend, path: Path) -> None:
         written = {f"layer_{i}": random_tensor(torch.bfloat16, 64, 64, seed=i) for i in range(8)}
-        backend.write(path, Bundle(written, METADATA))
+        backend.write(path, Bundle(written, {"prompt": "hello"}))
 
         def read(name: str) -> Bundle:
             bundle = backend.read(path, [name])
@@ -133,7 +133,7 @@ class StorageBackendTests(RoundTrips):
         names = list(written) * 10
         with ThreadPoolExecutor(4) as pool:
             for name, found in zip(names, pool.map(read, names), strict=True):
-                assert found.metadata == METADATA, "metadata changed while four threads read one file"
+                assert found.metadata == {"prompt": "hello"}, "metadata changed while four threads read one file"
                 assert_same(found.tensors[name], written[name], f"{name!r}, from a file that four threads opened,")
 
     @pytest.mark.parametrize("rows", [1, 40_000])

@@ -23,6 +23,7 @@ from actframe.capture.base import CaptureStrategy
 from actframe.capture.forward_hooks import ForwardHooks
 from actframe.capture.layout import ModelLayout
 from actframe.capture.sites import INPUT, LAYER, MODULE
+from actframe.testing.installed import assert_usable
 from actframe.testing.models import tiny_model
 from actframe.testing.observing import (
     NEW_TOKENS,
@@ -76,7 +77,7 @@ class CaptureStrategyTests:
 
     def test_it_is_found_by_its_name_and_made_without_arguments(self, strategy: CaptureStrategy) -> None:
         kind = type(strategy)
-        assert kind.name.strip() == kind.name != "", f"{kind.__name__}.name is {kind.name!r}: users type it"
+        assert_usable(kind)
         assert isinstance(kind(), kind), "actframe makes a strategy without arguments"
 
     def test_it_offers_sites_of_the_layout_in_its_order(
@@ -159,7 +160,7 @@ class CaptureStrategyTests:
             (expected,) = reference.calls(site)
             assert_emitted(found, site, expected, f"what {layout.places[site].module} gives")
 
-    def test_what_is_emitted_is_the_models_own_tensor_with_its_graph(
+    def test_what_is_emitted_is_the_tensor_of_the_model_with_its_graph(
         self, strategy: CaptureStrategy, model: Any, layout: ModelLayout, sites: list[str]
     ) -> None:
         kept: dict[str, Tensor] = {}
