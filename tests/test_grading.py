@@ -84,6 +84,24 @@ def test_a_response_without_an_answer_is_unparsed_and_wrong():
     assert (graded["extracted_answer"], graded["correct"], graded["unparsed"]) == (None, False, True)
 
 
+class Counting(Arithmetic):
+    """Answers are the same where they have as many digits."""
+
+    def vote(self, answer, question):
+        return str(len(answer)) if answer != "999" else 1 / 0
+
+
+def test_a_wrong_answer_says_what_it_votes_for_where_that_is_not_itself():
+    question = take_questions(Arithmetic(), 1)[0]
+    assert grade(Counting(), question, response("The answer is 123456."))["vote"] == "6"
+    assert "vote" not in grade(Counting(), question, response(f"The answer is {question.answer}."))
+    assert "vote" not in grade(Counting(), question, response("I would rather not say."))
+    assert "vote" not in grade(Counting(), question, response("The answer is 1."))
+    assert "vote" not in grade(Arithmetic(), question, response("The answer is 123456."))
+    with pytest.warns(RuntimeWarning, match=r"what the answer to question .* votes for \(ZeroDivisionError"):
+        assert "vote" not in grade(Counting(), question, response("The answer is 999."))
+
+
 def test_an_adapter_that_raises_costs_one_answer_with_a_warning():
     with pytest.warns(RuntimeWarning, match=r"'bad' failed on the response to question 'q' \(ZeroDivisionError"):
         graded = grade(Bad(), Question("q", "1", "A"), response("A"))

@@ -30,6 +30,24 @@ def execute(tiny, folder, **chosen):
     return BenchmarkRun(tiny, Toy(), folder, settings(num_trials=2, temperature=1.0, **chosen)).execute()
 
 
+class AllTheSame(Toy):
+    """Whatever is answered is right or the one wrong answer that there is."""
+
+    def vote(self, answer, question):
+        return "wrong"
+
+
+@pytest.mark.parametrize("layout", ["store", "files"])
+def test_votes_are_counted_as_the_benchmark_says_also_when_they_are_read_again(tiny, tmp_path, layout):
+    chosen = settings(num_trials=4, temperature=1.0, layout=layout)
+    by_themselves = BenchmarkRun(tiny, Toy(), tmp_path / "toy", chosen).execute().summary
+    together = BenchmarkRun(tiny, AllTheSame(), tmp_path / "same", chosen).execute().summary
+    (read,) = read_results(tmp_path / "same")
+    assert read.result.summary == together
+    assert together.accuracy == by_themselves.accuracy
+    assert together.agreement > by_themselves.agreement
+
+
 @pytest.mark.parametrize("layout", ["store", "files"])
 def test_results_of_a_run_are_those_that_it_wrote(tiny, tmp_path, layout):
     ended = execute(tiny, tmp_path, layout=layout)

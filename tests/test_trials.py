@@ -68,6 +68,13 @@ def test_right_answers_are_the_same_however_they_are_written():
     assert agreement(given) == pytest.approx(2 / 6)
 
 
+def test_wrong_answers_are_the_same_where_their_benchmark_says_so():
+    given = said("A!", "A!", "1/2", "0.5", "0.50")
+    assert (majority(given), agreement(given)) == (1.0, pytest.approx(1 / 10))
+    given[2]["vote"] = given[4]["vote"] = "0.5"
+    assert (majority(given), agreement(given)) == (0.0, pytest.approx(4 / 10))
+
+
 def test_no_text_is_taken_for_the_right_answer_and_answers_may_be_of_any_kind():
     odd = ["right", ["right"], {"a": 1}, {"a": 1}, 3, "3"]
     given = [{"extracted_answer": each, "correct": False, "unparsed": False} for each in odd]

@@ -26,6 +26,13 @@ def test_a_comparison_without_end_is_ended_and_the_next_one_is_answered(verifier
     assert verifier.equal("5", "5.0") is True
 
 
+def test_a_form_without_end_is_none_and_what_cannot_be_read_has_none(verifier):
+    assert verifier.normal(r"9^{9^{9^9}}") is None
+    assert verifier.normal(r"(a+b+c+d)^{99}") is None
+    assert verifier.normal(r"\frac{") is None
+    assert verifier.normal(r"\frac{4}{6}") == "2/3"
+
+
 def test_it_can_be_ended_from_any_thread(verifier):
     verdicts = []
     thread = threading.Thread(target=lambda: verdicts.append(verifier.equal(r"9^{9^{9^9}}", "5")))

@@ -225,6 +225,13 @@ class BenchmarkAdapter(Extension, ABC):
         """Whether an extracted answer is right: by default, equality with `question.answer`."""
         return answer == question.answer
 
+    def vote(self, answer: str, question: Question) -> str:
+        """What a wrong answer votes for, where several are given to one question: the same for answers that are.
+
+        By default the answer itself. Right ones have the same vote anyway, and are not asked for.
+        """
+        return answer
+
     def judge(self, response: str, question: Question) -> Verdict:
         """Everything that is said about a response: by default its extracted answer and its score."""
         answer = self.extract_answer(response, question)

@@ -17,7 +17,7 @@ from actframe.benchmarks.numerals import canonical_number, find_numerals, number
 from actframe.benchmarks.responses import CHARACTERS
 from actframe.benchmarks.verifier import shared_verifier
 
-__all__ = ["bare_expression", "same_math"]
+__all__ = ["bare_expression", "normal_math", "same_math"]
 
 MOST_CHARACTERS = 500
 DEEPEST_NESTING = 12
@@ -42,6 +42,7 @@ EQUALITY = re.compile(r"(?<![<>!\\=:])=(?!=)")
 WORDS = re.compile(r"[A-Za-z][A-Za-z\d ,.'/-]*")
 REPEATING = re.compile(r"(-?)(\d*)\.(\d*)\\overline\{(\d+)\}")
 IN_BASE = re.compile(r"(-?[0-9][0-9A-Z]*)\s*_\s*\{?(?:\\text\{)?\s*([0-9]{1,2}|[a-z]{3,8})\s*\}{0,2}")
+RATIONAL = re.compile(r"-?\d+(?:/\d+)?")
 UNIT = re.compile(
     rf"(?<![\^_{{\\])\s*{FONT.pattern}\s?(?:\^\s?\{{?[23]\}}?)?$"
     r"|(?<=[\d}])(?:\s?[ckm]m(?:\s?\^\s?\{?[23]\}?)?|(?:\s(?!sin|cos|tan|log|ln|pi)[A-Za-z]{2,20}\.?){1,4})$"
@@ -83,6 +84,34 @@ def same_math(one: str, other: str) -> bool:
             return same
     one, other = _with_capitals_apart(_without_unit(one), _without_unit(other))
     return _is_readable(one) and _is_readable(other) and shared_verifier.equal(one, other) is True
+
+
+def normal_math(answer: str) -> str:
+    r"""A text that is the same for answers that are, as far as algebra brings them to one form.
+
+    For counting many answers, where `same_math` would compare each with each. Two answers with one form are the same;
+    the reverse holds for numbers that end, fractions, words, roots, lists and polynomials, and not for all there is: a
+    decimal is not the root that it gives to six places. What cannot be read, or not within five seconds of processor
+    time, is its own form.
+
+    Raises:
+        ActframeError: as `same_math`.
+
+    >>> normal_math(r"\frac{1}{2}"), normal_math("0.50"), normal_math(r"\text{East}"), normal_math("x = 5")
+    ('0.5', '0.5', 'east', '5')
+    """
+    bare = bare_expression(answer)
+    value, word = _number(bare), FONT.sub(r"\1", bare).strip("() .")
+    if value is not None:
+        return canonical_number(value)
+    if WORDS.fullmatch(word) and re.search("[A-Za-z]{4}", word):
+        return "".join(filter(str.isalnum, word)).casefold()
+    (readable,) = _with_capitals_apart(_without_unit(bare))
+    is_plain = len(bare) <= MOST_CHARACTERS and not IN_BASE.fullmatch(bare) and _is_readable(readable)
+    form = shared_verifier.normal(readable) if is_plain else None
+    if form is None:
+        return _without_space(bare)
+    return canonical_number(Fraction(form)) if RATIONAL.fullmatch(form) else form
 
 
 def bare_expression(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from actframe.benchmarks.answers import extract_math
 from actframe.benchmarks.base import Question
-from actframe.benchmarks.expressions import same_math
+from actframe.benchmarks.expressions import normal_math, same_math
 from actframe.benchmarks.prompting import PromptStyle, Scoring
 from actframe.benchmarks.published import DatasetBenchmark, Published
 from actframe.benchmarks.row import Row
@@ -68,3 +68,6 @@ class MATH500(DatasetBenchmark):
 
     def score(self, answer: str | None, question: Question) -> bool:
         return answer is not None and same_math(answer, question.answer)
+
+    def vote(self, answer: str, question: Question) -> str:
+        return normal_math(answer)

@@ -28,6 +28,7 @@ __all__ = ["Verifier", "shared_verifier"]
 CPU_SECONDS = 5
 WALL_SECONDS = 120
 MEMORY_BYTES = 2**30
+LONGEST_FORM = 500
 READY = b"ready\n"
 HARMLESS = re.compile(r"(?!.*__)[\w.+*/ -]*")
 
@@ -52,12 +53,17 @@ class Verifier:
         Raises:
             ActframeError: math-verify is not installed, or does not start.
         """
-        with self._lock:
-            verdict = self._ask(self._running(), json.dumps([one, other]).encode() + b"\n")
-            if not verdict:
-                self._end()
-                return None
-            return verdict == b"true\n"
+        verdict = self._answer([one, other])
+        return None if verdict is None else verdict is True
+
+    def normal(self, expression: str) -> str | None:
+        """An expression in a form that equal ones share; None where none was found within the bounds.
+
+        Raises:
+            ActframeError: as `equal`.
+        """
+        form = self._answer([expression])
+        return form if isinstance(form, str) else None
 
     def close(self) -> None:
         """Ends the process; the next comparison would start another."""
@@ -72,6 +78,14 @@ class Verifier:
             process.stdin.close()
             process.stdout.close()
             process.returncode = 0
+
+    def _answer(self, expressions: list[str]) -> Any:
+        with self._lock:
+            answer = self._ask(self._running(), json.dumps(expressions).encode() + b"\n")
+            if not answer:
+                self._end()
+                return None
+            return json.loads(answer)
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is None:
@@ -128,19 +142,20 @@ if hasattr(os, "register_at_fork"):
 
 
 def main(cpu_seconds: float = CPU_SECONDS) -> None:
-    """Answers every line with two expressions by `true` or `false`, until there are no more lines.
+    """Answers every line until there are no more: two expressions by `true` or `false`, one by its normal form.
 
-    A comparison that takes longer ends the process, as does the end of the one that asks.
+    What takes longer ends the process, as does the end of the one that asks.
     """
     answers, sys.stdout = sys.stdout, sys.stderr
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    equal = _comparison()
+    equal, normal = _comparison()
     _bound_memory()
     print(READY.decode(), end="", file=answers, flush=True)
     for line in sys.stdin:
         _bound_time(cpu_seconds)
         try:
-            verdict = equal(*json.loads(line))
+            expressions = json.loads(line)
+            verdict = equal(*expressions) if len(expressions) == 2 else normal(*expressions)
         # What a library of algebra may raise on any text is not foreseeable, and the process is there to bear it.
         except Exception:
             verdict = False
@@ -148,8 +163,8 @@ def main(cpu_seconds: float = CPU_SECONDS) -> None:
         print(json.dumps(verdict), file=answers, flush=True)
 
 
-def _comparison() -> Callable[[str, str], bool]:
-    """Whether math-verify finds two expressions equal, whichever of them was expected."""
+def _comparison() -> tuple[Callable[[str, str], bool], Callable[[str], str | None]]:
+    """Whether math-verify finds two expressions equal, whichever of them was expected; and what one comes to."""
     from latex2sympy2_extended import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse, verify
 
@@ -158,8 +173,11 @@ def _comparison() -> Callable[[str, str], bool]:
     normal = NormalizationConfig(units=False, malformed_operators=True, nits=True)
     latex = [LatexExtractionConfig(normalization_config=normal)]
 
+    def read(text: str) -> list[Any]:
+        return list(parse(rf"\boxed{{{text}}}", latex, parsing_timeout=None))
+
     def equal(one: str, other: str) -> bool:
-        first, second = (parse(rf"\boxed{{{text}}}", latex, parsing_timeout=None) for text in (one, other))
+        first, second = read(one), read(other)
         return all(
             verify(expected, given, timeout_seconds=None, allow_set_relation_comp=True)
             for expected, given in ((first, second), (second, first))
@@ -167,7 +185,22 @@ def _comparison() -> Callable[[str, str], bool]:
 
     # What is only loaded at the first comparison should not count against its time.
     equal("x^2", "2x")
-    return equal
+    return equal, lambda text: _normal_form(next(iter(read(text)), None))
+
+
+def _normal_form(expression: Any) -> str | None:
+    """A fraction as such, anything else as SymPy would make it; of `x = 5` the 5."""
+    import sympy
+
+    if not isinstance(expression, sympy.Basic | sympy.MatrixBase):
+        return None
+    if isinstance(expression, sympy.Eq) and expression.lhs.is_Symbol and not expression.rhs.free_symbols:
+        expression = expression.rhs
+    exact = expression.xreplace({each: sympy.Rational(str(each)) for each in expression.atoms(sympy.Float)})
+    simple = sympy.simplify(exact.doit())
+    simple = sympy.expand(simple) if isinstance(simple, sympy.Expr) else simple
+    form = str(simple) if getattr(simple, "is_Rational", False) else sympy.srepr(simple)
+    return form if len(form) <= LONGEST_FORM else None
 
 
 def _refuse_code() -> None:

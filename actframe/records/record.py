@@ -51,7 +51,8 @@ class ActivationRecord(Mapping[str, Any]):
         actframe_version, torch_version, transformers_version: what recorded it.
 
     A benchmark's answer has also `question_id`, `trial`, `subject`, `expected`, `extracted_answer`, `correct`,
-    `unparsed` (no answer could be extracted) and `truncated` (the response hit the token limit).
+    `unparsed` (no answer could be extracted) and `truncated` (the response hit the token limit); a wrong one also
+    `vote`, where what it is counted as beside others to its question is not the answer as it is written.
     """
 
     prompt: str | None

@@ -110,10 +110,28 @@ def grade(benchmark: BenchmarkAdapter, question: Question, response: Response) -
         "truncated": response.truncated,
         "metrics": dict(verdict.metrics),
     }
+    if (vote := _vote(benchmark, question, verdict)) not in (None, verdict.answer):
+        said["vote"] = vote
     if ranked:
         said["loglikelihoods"] = [each.loglikelihood for each in ranked]
         said["greedy"] = [each.greedy for each in ranked]
     return said
+
+
+def _vote(benchmark: BenchmarkAdapter, question: Question, verdict: Verdict) -> str | None:
+    """What an answer is counted as beside others to its question; None where nobody asks."""
+    if verdict.answer is None or verdict.correct:
+        return None
+    try:
+        return benchmark.vote(verdict.answer, question)
+    except Exception as error:
+        warnings.warn(
+            f"benchmark {benchmark.name!r} failed to say what the answer to question {question.id!r} votes for "
+            f"({type(error).__name__}: {error}); it votes for itself",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return None
 
 
 def _verdict(benchmark: BenchmarkAdapter, question: Question, judge: Callable[[], Verdict]) -> Verdict:

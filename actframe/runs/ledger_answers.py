@@ -31,6 +31,7 @@ GRADED_KEYS = (
     "subject",
     "expected",
     "extracted_answer",
+    "vote",
     "correct",
     "unparsed",
     "truncated",

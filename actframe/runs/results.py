@@ -42,6 +42,7 @@ ANSWER_KEYS = (
     "response",
     "expected",
     "extracted_answer",
+    "vote",
     "correct",
     "unparsed",
     "truncated",

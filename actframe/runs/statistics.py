@@ -1,8 +1,8 @@
 """Accuracy with error bars, broken down by subject. Pure functions over answers, which are dictionaries.
 
 An answer is a line of `answers.jsonl`. Read here are `question_id`, `correct`, and, where they are there, `subject`,
-`extracted_answer`, `unparsed`, `truncated`, `chance` (the probability of guessing right, None where it makes no sense)
-and `metrics` (other figures of the answer, by name).
+`extracted_answer`, `vote`, `unparsed`, `truncated`, `chance` (the probability of guessing right, None where it makes
+no sense) and `metrics` (other figures of the answer, by name).
 """
 
 from __future__ import annotations

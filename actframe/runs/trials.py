@@ -1,7 +1,7 @@
 """What several answers to each question say together: pass@k, the vote of the majority, and how far they agree.
 
-Each function looks at the answers to one question. Two answers are the same if both are right, or if both say the same;
-one that could not be extracted is like no other, and has no vote.
+Each function looks at the answers to one question. Two answers are the same if both are right, or if both say the same,
+as their benchmark sees it (`vote`); one that could not be extracted is like no other, and has no vote.
 """
 
 from __future__ import annotations
@@ -67,6 +67,6 @@ def _vote(answer: Answer) -> str | None:
     """What tells an answer from others; None for one that has no vote."""
     if answer["correct"] == 1:
         return RIGHT
-    said = answer.get("extracted_answer")
+    said = answer.get("extracted_answer") if answer.get("vote") is None else answer["vote"]
     # A text, encoded, begins with a quotation mark, so that none is taken for the right answer.
     return None if said is None or answer.get("unparsed") else json.dumps(said, sort_keys=True, default=str)
