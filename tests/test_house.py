@@ -178,6 +178,16 @@ def test_all_names_what_is_there(name):
         assert hasattr(module, attribute)
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_a_contract_says_which_version_it_has(name):
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if isinstance(node, ast.ClassDef):
+            given = [each for each in node.body if isinstance(each, ast.AnnAssign) and each.value]
+            said = {ast.unparse(each.target): ast.unparse(each.annotation) for each in given}
+            if said.get("kind") == "ClassVar[str]":
+                assert "contract_version" in said, f"{node.name} names a kind, and is at contract_version 1"
+
+
 def test_the_public_names_are_these():
     assert actframe.__all__ == sorted(actframe.__all__)
     errors = importlib.import_module("actframe.errors")
