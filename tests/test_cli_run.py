@@ -321,7 +321,7 @@ def test_choices_are_recorded_beside_the_answers_where_they_are_asked_for(quick,
     asked = ["--scoring", "loglikelihood", "--capture-activations", "--record-choices", "--positions", "last"]
     result = actframe(*quick, *asked)
     assert result.exit_code == 0, result.stderr
-    assert "3 answers and their activations" in result.stdout
+    assert "3 answers, 12 choices and their activations" in result.stdout
     store = ActivationStore(tmp_path / "out")
     assert len(store) == 15
     assert [len(store.where(question_id=each)) for each in dict.fromkeys(store.column("question_id"))] == [5, 5, 5]

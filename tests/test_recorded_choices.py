@@ -149,6 +149,40 @@ def test_models_that_cannot_go_on_from_the_prompt_compute_choices_once_more_and_
             torch.testing.assert_close(record.activations[site], tensor, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("family", "recorded"), [("llama", "live"), ("gemma3_text", "replay")])
+def test_another_strategy_has_the_same_sites_in_choices_as_in_answers(family, recorded, tmp_path):
+    options = {"sliding_window": 16} if family == "gemma3_text" else {}
+    loaded = LoadedModel("tiny", tiny_model(family, **options), tiny_tokenizer())
+    capture = CaptureSettings(strategy="output_hidden_states")
+    asked = RunSettings(limit=3, scoring="loglikelihood", capture=capture, record_choices=True)
+    BenchmarkRun(loaded, Facts(), tmp_path, asked).execute()
+    answers, choices = split(ActivationStore(tmp_path))
+    assert {tuple(record.sites) for record in choices} == {tuple(record.sites) for record in answers}
+    assert {record.recorded for record in choices} == {recorded}
+    for record in choices:
+        whole = alone(loaded, record)
+        for site, tensor in record.activations.items():
+            torch.testing.assert_close(tensor, whole.activations[site], atol=1e-4, rtol=1e-4)
+
+
+def test_a_batch_that_memory_does_not_suffice_for_is_halved_and_holds_each_choice_once(tiny, tmp_path):
+    def refuse(module, args, kwargs, output):
+        # The pass over the prompts fits, and those that go on from it do not.
+        held, (rows, width) = kwargs.get("past_key_values"), kwargs["input_ids"].shape
+        if rows > 2 and held is not None and held.get_seq_length() > width:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with (
+        tiny.model.register_forward_hook(refuse, with_kwargs=True),
+        pytest.warns(RuntimeWarning, match="memory does not suffice"),
+    ):
+        BenchmarkRun(tiny, Facts(), tmp_path, choosing("layer_1")).execute()
+    store = ActivationStore(tmp_path)
+    expected = {(f"toy/{question}", choice) for question in range(9) for choice in (0, 1, 2, 3, None)}
+    assert len(store) == len(expected)
+    assert {(record.question_id, record.get("choice")) for record in store} == expected
+
+
 def test_positions_mean_the_prompt_and_the_choice_as_its_response(tiny, tmp_path):
     for positions in ("last", "response", "last_prompt"):
         chosen = Selection(["layer_1"], positions=positions)

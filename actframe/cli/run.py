@@ -235,6 +235,8 @@ def _report(job: BenchmarkRun, result: RunResult) -> None:
 def _report_store(job: BenchmarkRun, result: RunResult) -> None:
     size = decimal(job.layout.written().bytes_on_disk)
     what = "answers and their activations" if job.settings.capture else "answers"
+    if choices := job.plan.recorded_choices:
+        what = f"answers, {choices} choices and their activations"
     print_path(job.folder, f"{len(result.answers)} {what}, {size}, in the store ")
     opened = f"from actframe import ActivationStore; store = ActivationStore({json.dumps(job.folder)})"
     commands = {"what is in the store": actframe_command("show", job.folder)}
@@ -243,7 +245,8 @@ def _report_store(job: BenchmarkRun, result: RunResult) -> None:
         commands["which answers are wrong"] = python_command("-c", f"{opened}; {wrong}")
     if job.settings.capture and result.answers:
         site = job.settings.capture.recorder(job.model, into=[]).sites[-1]
-        stacked = f'print(store.stack({json.dumps(site)}, positions="last").shape)'
+        chosen = 'store.where(lambda each: "choice" not in each)' if choices else "store"
+        stacked = f'print({chosen}.stack({json.dumps(site)}, positions="last").shape)'
         commands["the last position of each in one tensor"] = python_command("-c", f"{opened}; {stacked}")
     stdout().print("\nGo on with")
     print_commands(commands)

@@ -53,6 +53,10 @@ class ActivationRecord(Mapping[str, Any]):
     A benchmark's answer has also `question_id`, `trial`, `subject`, `expected`, `extracted_answer`, `correct`,
     `unparsed` (no answer could be extracted) and `truncated` (the response hit the token limit); a wrong one also
     `vote`, where what it is counted as beside others to its question is not the answer as it is written.
+
+    The record of a choice that was ranked has `question_id` and `trial` as well, and `choice` (its index),
+    `choice_label`, `choice_text`, `logprob`, `is_greedy`, `scored_tokens`, `expected` and `is_expected`; it has no
+    `correct`, and is no answer.
     """
 
     prompt: str | None

@@ -181,6 +181,23 @@ def test_each_choice_of_a_ranked_task_has_a_record_under_the_id_of_its_question(
         assert said == [document["answer"] for document in DOCUMENTS]
 
 
+def test_what_a_metric_compares_beyond_the_choices_is_recorded_without_a_letter(tiny, tmp_path):
+    metrics = [{"metric": "acc"}, {"metric": "acc_mutual_info"}]
+    adapter = open_benchmark(f"lm_eval:{task_in(tmp_path, CHOICES, metric_list=metrics)}")
+    BenchmarkRun(tiny, adapter, tmp_path / "run", replace(settings("loglikelihood"), record_choices=True)).execute()
+    store = ActivationStore(tmp_path / "run")
+    for question in adapter.questions():
+        *choices, own = store.where(question_id=question.id)
+        assert own.metrics.keys() == {"acc", "acc_mutual_info"}
+        assert [record.choice_label for record in choices] == ["A", "B", "C", "D", None, None, None, None]
+        # Each by itself, behind the token that a text begins with.
+        assert [tiny.tokenizer.decode(record.output_ids) for record in choices[4:]] == [
+            f" {text}" for text in question.choices
+        ]
+        assert {record.is_expected for record in choices[4:]} == {None}
+        assert {record.recorded for record in choices[4:]} == {"replay"}
+
+
 @pytest.mark.parametrize("num_fewshot", [0, 2])
 def test_written_answers_have_the_prompts_filters_and_metrics_of_the_harness(num_fewshot, tiny, tmp_path):
     before, _ = harness(tiny, task_in(tmp_path, WRITTEN), num_fewshot=num_fewshot or None)
