@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actframe.benchmarks.answers import extract_choice, extract_math, extract_number
+from actframe.benchmarks.answers import _only, extract_choice, extract_math, extract_number
 from actframe.benchmarks.arithmetic import Arithmetic
+from actframe.benchmarks.expressions import same_math
+from actframe.benchmarks.formulas import boxed_formulas, closing_formulas, stated_formulas
 from actframe.benchmarks.numerals import canonical_number
+from actframe.benchmarks.responses import final_part
 from actframe.errors import BenchmarkError
 
 DATA = Path(__file__).parent / "data" / "answers"
@@ -74,6 +77,23 @@ def test_the_usual_patterns_read_far_fewer_of_the_same_responses(name, usual):
 @pytest.mark.parametrize("row", rows("hard"), ids=lambda row: repr(row["response"])[:60])
 def test_a_hard_case_is_read_right(row):
     assert extracted(row) == row["answer"]
+
+
+def test_formulas_that_end_a_calculation_are_read_as_the_numbers_that_they_are():
+    """Labelled as numbers, these responses read as formulas say less, and hardly ever something else."""
+    read = {extract_math: [0, 0], without_conclusions: [0, 0]}
+    for row in rows("number"):
+        for extract, counts in read.items():
+            if (said := extract(row["response"])) is not None:
+                counts[0 if row["answer"] and same_math(said, row["answer"]) else 1] += 1
+    (right, wrong), (right_before, wrong_before) = read.values()
+    # The one that is wrong gives 3.33% where the label, being a number, has no percent.
+    assert (right - right_before, wrong - wrong_before) == (13, 1)
+
+
+def without_conclusions(response):
+    text = final_part(response)
+    return _only(boxed_formulas(text) or stated_formulas(text) or closing_formulas(text))
 
 
 @pytest.mark.parametrize(("kind", "usual"), [("choice", usual_choice), ("number", usual_number)])

@@ -3,7 +3,7 @@
 import pytest
 
 from actframe.benchmarks.claims import NO_ANSWER
-from actframe.benchmarks.formulas import boxed_formulas, closing_formulas, stated_formulas
+from actframe.benchmarks.formulas import boxed_formulas, closing_formulas, concluded_formulas, stated_formulas
 
 
 @pytest.mark.parametrize(
@@ -93,3 +93,25 @@ def test_statements(text, formulas):
 )
 def test_ends(text, formulas):
     assert closing_formulas(text) == formulas
+
+
+@pytest.mark.parametrize(
+    ("text", "formulas"),
+    [
+        ("So the area is $5$.", {"5"}),
+        ("We add.\n\nTherefore, the **total cost** was 1,215.36 dollars.", {"1215.36"}),
+        (r"Thus, $x = \frac{1}{2}$.", {r"x = \frac{1}{2}"}),
+        ("Then $y = 2$. Therefore the roots are $2$ and $3$.", {"2, 3"}),
+        ("So $2$ of $3$ fit.", set()),
+        ("So 4 people pay 4 * $86 = $320 dollars.", set()),
+        ("So there are 4 who play both.", set()),
+        ("So the area is $5$. We check this.", set()),
+        ("So the area is $5$, and th", set()),
+        ("So we need to find $x$.", set()),
+        ("So 50% of the class are girls.", set()),
+        ("The area is $5$.", set()),
+        ("", set()),
+    ],
+)
+def test_conclusions(text, formulas):
+    assert concluded_formulas(text) == formulas

@@ -29,6 +29,7 @@ math (`extract_math`), of a text with its LaTeX:
 1. The last `\boxed{}` with balanced braces.
 2. The last statement: "the answer is", `Answer:`, `#### 42`.
 3. A last line, or a last display, that is nothing but a formula.
+4. A last sentence that concludes: "So the area is $5$."
 
 What letters and numbers are is settled by their form. Formulas can be written in many, so that answers of this kind are
 compared by `same_math` of `expressions` and not as texts.
@@ -40,7 +41,7 @@ from collections.abc import Sequence
 
 from actframe.benchmarks.calculations import concluded_numbers, stated_numbers
 from actframe.benchmarks.claims import NO_ANSWER
-from actframe.benchmarks.formulas import boxed_formulas, closing_formulas, stated_formulas
+from actframe.benchmarks.formulas import boxed_formulas, closing_formulas, concluded_formulas, stated_formulas
 from actframe.benchmarks.letters import line_letters, other_letters, stated_letters
 from actframe.benchmarks.options import named_options
 from actframe.benchmarks.responses import final_part, plain_text, with_plain_numbers
@@ -132,6 +133,7 @@ def extract_math(response: str) -> str | None:
     2. Statements, the last of which decides: "the answer is", `Answer:`, `#### 42`. What counts is the formula, alone
        or set off by dollars, without its reasons; or else up to three words.
     3. The last line, or what is displayed last, where that is nothing but a formula.
+    4. The last sentence, where that is whole and concludes with a formula or a number ("So, ...", "Thus, ...").
 
     It comes without delimiters, sizes and thousands (see `bare_expression`); of `3 + 4 = 7` only the 7 is left. Compare
     it by `same_math`.
@@ -144,7 +146,8 @@ def extract_math(response: str) -> str | None:
     (None, None, None)
     """
     text = final_part(response)
-    return _only(boxed_formulas(text) or stated_formulas(text) or closing_formulas(text))
+    said = boxed_formulas(text) or stated_formulas(text)
+    return _only(said or closing_formulas(text) or concluded_formulas(text))
 
 
 def _only(found: set[str]) -> str | None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from actframe.benchmarks.claims import CLAIM_LENGTH, NO_ANSWER, affirmed, claim_at, is_open, last_statement
+from actframe.benchmarks.claims import CLAIM_LENGTH, CONCLUSION, NO_ANSWER, affirmed, claim_at, is_open, last_statement
 from actframe.benchmarks.expressions import bare_expression
 from actframe.benchmarks.responses import with_answer_lines
 
-__all__ = ["boxed_formulas", "closing_formulas", "stated_formulas"]
+__all__ = ["boxed_formulas", "closing_formulas", "concluded_formulas", "stated_formulas"]
 
 MOST_WORDS = 3
 JOINT_LENGTH = 40
@@ -31,6 +31,9 @@ FILLER = re.compile(
     r"\b[,:]?\s*)*",
     re.I,
 )
+RESULT = re.compile(r"\b(?:is|was|equals|(?<!there )are)\b:?\s*", re.I)
+SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n")
+VALUE = re.compile(r"\d|\\[a-zA-Z]")
 DISPLAY = re.compile(r"\$\$(.+?)\$\$|\\\[(.+?)\\\]", re.S)
 SET_OFF = re.compile(rf"{DISPLAY.pattern}|\$([^$]+)\$|\\\((.+?)\\\)", re.S)
 REASON = re.compile(r",?\s(?:because|since|as|where|which|when|for|so|if|i hope)\s|\s\((?=[a-z]{3})", re.I)
@@ -88,6 +91,24 @@ def closing_formulas(text: str) -> set[str]:
     formula = bare_expression(line)
     is_answer = _is_formula(formula) and not UNFINISHED.search(line.rstrip(" $\n")) and r"\boxed" not in line
     return {formula} if is_answer else set()
+
+
+def concluded_formulas(text: str) -> set[str]:
+    """What the last sentence comes to, where that is a conclusion: "So the area is $5$."
+
+    Without a verb that says so, a formula counts where it is the only one between dollars: "Thus, $x = 5$."
+    """
+    sentence = SENTENCE_END.split(text.replace("**", "").rstrip()[-CLAIM_LENGTH:])[-1]
+    conclusion = CONCLUSION.match(sentence)
+    if conclusion is None or sentence[-1] not in ".!":
+        return set()
+    results = [found.end() for found in RESULT.finditer(sentence)]
+    if results:
+        found = _given(sentence[results[-1] :].rstrip(" .!"))
+    else:
+        found = {bare_expression(formula) for formula in _set_off(sentence)}
+    values = {each for each in found if VALUE.search(each) and _is_formula(each) and not UNFINISHED.search(each)}
+    return found if len(found) == 1 and values else set()
 
 
 def _boxes(text: str) -> list[tuple[int, int, int, int]] | None:
