@@ -56,7 +56,7 @@ def run(  # noqa: PLR0913 - typer reads the options from the signature
     max_disk: options.MaxDisk = None,
     flush_every: options.FlushEvery = None,
     shard_bytes: options.ShardBytes = None,
-    batch_size: options.BatchSize = 32,
+    batch_size: options.BatchSize = 64,
     batch_tokens: options.BatchTokens = 16384,
     max_new_tokens: options.MaxNewTokens = None,
     temperature: options.Temperature = 0.0,

@@ -77,7 +77,7 @@ class GenerationSettings:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
-    batch_size: int = 32
+    batch_size: int = 64
     batch_tokens: int = 16384
 
     def __post_init__(self) -> None:
