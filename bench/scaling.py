@@ -3,8 +3,8 @@
     python bench/scaling.py [--records 1000 10000 100000] [--tokens 64] [--rounds 5]
 
 Each store has records of one position and one site, as a run over many prompts leaves them, with prompts of so many
-tokens and five characters for each. docs/scaling.md extrapolates from what this prints. The same number of records is written once by one
-writer and once by sixteen, since each has ledger files and shards of its own. Nothing is asserted.
+tokens and five characters for each. docs/scaling.md extrapolates from what this prints. The same number of records is
+written once by one writer and once by sixteen, since each has ledger files and shards of its own. Nothing is asserted.
 """
 
 from __future__ import annotations

@@ -233,7 +233,7 @@ def test_a_checkpoint_that_brings_code_is_not_run(tiny_folder, no_kept_models):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "gpu"}, "no device 'gpu' here; available: cpu"),
+        ({"device": "gpu"}, "no device 'gpu' here; available: auto, cpu"),
         ({"dtype": "float12"}, "no dtype 'float12' to compute in; use float32"),
         ({"dtype": "int8"}, "no dtype 'int8'"),
     ],
@@ -251,6 +251,22 @@ def test_device_and_dtype_are_not_for_loaded_models(tiny_llama):
 def test_what_is_no_model_is_refused():
     with pytest.raises(ModelError, match="not list"):
         load_model(["smollm2"])
+
+
+def test_accelerate_places_a_model_where_it_is_asked_to(tiny_folder, no_kept_models):
+    """Here that is the CPU; with GPUs, layer by layer."""
+    ids = torch.tensor([[1, 2, 3]])
+    placed = load_model(tiny_folder, device="auto")
+    assert placed.device == torch.device("cpu")
+    whole = load_model(tiny_folder, device="cpu")
+    assert whole is not placed
+    assert torch.equal(placed.model(ids).logits, whole.model(ids).logits)
+
+
+def test_without_accelerate_it_is_said_what_to_install(tiny_folder, no_kept_models, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(ModelError, match="pip install accelerate"):
+        load_model(tiny_folder, device="auto")
 
 
 def test_a_model_in_the_local_hub_cache_loads_without_a_network(tiny_llama, tmp_path):

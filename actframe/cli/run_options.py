@@ -58,7 +58,9 @@ Benchmark = Annotated[
 ]
 NumTrials = Annotated[int, _option(_WHAT, "N", "Answer each question N times (N > 1: set a temperature).", min=1)]
 Limit = Annotated[int | None, _option(_WHAT, "N", "Only the first N questions.", min=1, show_default="all")]
-Device = Annotated[str | None, _option(_WHAT, "DEVICE", "Where to compute.", show_default="cuda, else cpu")]
+Device = Annotated[
+    str | None, _option(_WHAT, "DEVICE", "Where to compute; auto: spread over all GPUs.", show_default="cuda, else cpu")
+]
 DryRun = Annotated[
     bool,
     typer.Option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import threading
 from collections import OrderedDict
@@ -133,7 +134,9 @@ def load_model(
     Args:
         model: a hub id, a local folder, a GGUF file, `smollm2`, a `LoadedModel`, or a loaded transformers model.
         tokenizer: takes the place of the checkpoint's own; needed for a loaded model wherever text is.
-        device: of a named model. Default: CUDA where there is any, else the CPU.
+        device: of a named model. Default: CUDA where there is any, else the CPU. `"auto"` spreads its layers over all
+            GPUs, and what these have no room for over the memory of the machine, by accelerate: for models that one
+            GPU does not hold. The GPUs take turns then, one computing at a time.
         dtype: of a named model. Default: what the checkpoint says.
 
     Raises:
@@ -160,7 +163,7 @@ def _describe(model: Any) -> LoadedModel:
     return LoadedModel(getattr(model, "name_or_path", None) or type(model).__name__, model)
 
 
-def _load_named(name: str | os.PathLike[str], device: torch.device, dtype: str | torch.dtype) -> LoadedModel:
+def _load_named(name: str | os.PathLike[str], device: torch.device | None, dtype: str | torch.dtype) -> LoadedModel:
     key = (identity(name), str(device), str(dtype))
     with _loading:
         if key not in _kept:
@@ -171,19 +174,20 @@ def _load_named(name: str | os.PathLike[str], device: torch.device, dtype: str |
         return _kept[key]
 
 
-def _read(checkpoint: Checkpoint, device: torch.device, dtype: str | torch.dtype) -> LoadedModel:
+def _read(checkpoint: Checkpoint, device: torch.device | None, dtype: str | torch.dtype) -> LoadedModel:
     # Without the explicit False, transformers asks on the terminal whether to run a checkpoint's own code.
     options: dict[str, Any] = {"local_files_only": checkpoint.offline, "trust_remote_code": False}
     if checkpoint.gguf_file:
         options["gguf_file"] = checkpoint.gguf_file
+    placed = options if device is not None else {**options, "device_map": "auto"}
     try:
         if checkpoint.offline:
             with without_bars():
-                model = _read_model(checkpoint, dtype, options)
+                model = _read_model(checkpoint, dtype, placed)
         else:
-            model = _read_model(checkpoint, dtype, options)
+            model = _read_model(checkpoint, dtype, placed)
         # Some quantized models refuse to be moved, even to where they are.
-        model = model.eval() if model.device == device else model.eval().to(device)
+        model = model.eval() if device in (None, model.device) else model.eval().to(device)
     except Exception as error:
         if checkpoint.unreachable and isinstance(error, OSError):
             raise ModelError(f"cannot load model {checkpoint.name!r}: {explain_missing(checkpoint)}") from error
@@ -209,7 +213,7 @@ def _read_model(checkpoint: Checkpoint, dtype: str | torch.dtype, options: dict[
         return AutoModelForCausalLM.from_pretrained(
             checkpoint.source, dtype=dtype, quantization_config=GgufConfig(dequantize=True), **options
         )
-    config = AutoConfig.from_pretrained(checkpoint.source, **options)
+    config = AutoConfig.from_pretrained(checkpoint.source, local_files_only=checkpoint.offline, trust_remote_code=False)
     # The class that the checkpoint names: an Auto class would put a language-model head on an encoder.
     named = [getattr(transformers, name, None) for name in config.architectures or ()]
     classes = [each for each in named if isinstance(each, type) and issubclass(each, PreTrainedModel)]
@@ -217,7 +221,12 @@ def _read_model(checkpoint: Checkpoint, dtype: str | torch.dtype, options: dict[
     return loader.from_pretrained(checkpoint.source, dtype=dtype, **options)
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def _device(device: str | torch.device | None) -> torch.device | None:
+    """A device, or None where accelerate chooses."""
+    if device == "auto":
+        if importlib.util.find_spec("accelerate") is None:
+            raise ModelError("device 'auto' needs accelerate: pip install accelerate")
+        return None
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -225,7 +234,7 @@ def _device(device: str | torch.device | None) -> torch.device:
         torch.empty(0, device=chosen)
     except Exception as error:
         raise ModelError(
-            f"no device {str(device)!r} here; available: {', '.join(_devices())} ({_first_words(error)})"
+            f"no device {str(device)!r} here; available: auto, {', '.join(_devices())} ({_first_words(error)})"
         ) from error
     return chosen
 
