@@ -112,7 +112,7 @@ def _check_attributes(extension: type[Extension], contract: type[Extension]) -> 
         if not (isinstance(value, str) and value):
             found = f"{name} = {value!r:.100}" if hasattr(extension, name) else f"no {name!r}"
             raise PluginError(f"{_name(extension)} has {found}; give it a text, as a {contract.kind} must")
-    if NAME.fullmatch(extension.name) is None:
+    if NAME.fullmatch(extension.name) is None or not extension.name.isprintable():
         raise PluginError(f"{_name(extension)} is called {extension.name!r}: leave out blanks, colons and slashes")
 
 

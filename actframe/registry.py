@@ -268,8 +268,11 @@ def limited_to() -> list[str] | None:
 
 def describe_error(error: BaseException) -> str:
     """An error in one line, with its type unless the message was written for whoever reads it."""
-    text = " ".join(str(error).split())
     kind = type(error).__name__
+    try:
+        text = " ".join(str(error).split())
+    except Exception as unreadable:
+        text = f"its message cannot be read ({type(unreadable).__name__})"
     return text if isinstance(error, PluginError) else f"{kind}: {text}" if text else kind
 
 
@@ -309,4 +312,5 @@ def _is_kept(error: BaseException, hook: str) -> bool:
 def _reason(plugin: Plugin) -> str:
     """What failed first; of an import that failed the message alone, which says what it is."""
     error = plugin.error
-    return str(error) if error is None or isinstance(error, ImportError) else describe_error(error)
+    text = "" if error is None else describe_error(error)
+    return text.removeprefix(f"{type(error).__name__}: ") if isinstance(error, ImportError) else text

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import actframe
-from actframe import BenchmarkAdapter, CaptureStrategy, StorageBackend
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "plugins" / "versions.md"
@@ -16,7 +15,9 @@ SOURCES = sorted(path for path in (ROOT / "plugins").rglob("*.py") if "site-pack
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 FENCED = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-CONTRACTS = [StorageBackend, CaptureStrategy, BenchmarkAdapter]
+CONTRACTS = [
+    each for name in actframe.__all__ if isinstance(each := getattr(actframe, name), type) and "kind" in vars(each)
+]
 
 PRIVATE = {
     name
@@ -68,7 +69,8 @@ def by_name(paths):
     return [pytest.param(path, id=str(path.relative_to(ROOT))) for path in paths]
 
 
-def test_there_are_plugins_to_look_at():
+def test_there_are_contracts_and_plugins_to_look_at():
+    assert {"StorageBackend", "CaptureStrategy", "BenchmarkAdapter"} <= {contract.__name__ for contract in CONTRACTS}
     assert {"actframe-npz", "actframe-lm-eval"} <= {path.relative_to(ROOT).parts[1] for path in SOURCES}
 
 

@@ -12,11 +12,16 @@ import warnings
 from contextlib import redirect_stdout
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from actframe import PluginError, StorageBackend, UnknownNameError
 from actframe.distributions import find_entries
 from actframe.registry import GROUP, Registry
 from actframe.storage.zstd_ import ZstdBackend
+
+INSTALLED = {entry.distribution for entry in find_entries(GROUP)}
+"""What is there beside the plugins of these tests."""
 
 BACKEND = """
 from actframe import Bundle, StorageBackend, hookimpl
@@ -106,6 +111,10 @@ def problems_of(registry):
         ("from actframe import NoSuchName", "ImportError: cannot import name 'NoSuchName' from 'actframe'"),
         ("def f(): f()\nf()", "RecursionError: maximum recursion depth exceeded"),
         ("raise RuntimeError('one\\n   two')", "RuntimeError: one two"),
+        (
+            "class Mute(Exception):\n    def __str__(self): return 1 / 0\nraise Mute",
+            "Mute: its message cannot be read (ZeroDivisionError)",
+        ),
     ],
 )
 def test_an_import_that_fails_is_kept_with_its_reason_and_stops_no_other(folder, source, reason):
@@ -207,6 +216,7 @@ def test_a_failure_is_warned_about_once(folder):
         ),
         ("[type('Other', (Mine,), {'kind': 'benchmark'})]", "Other sets kind, which is its contract's to say"),
         ("[type('Blank', (Mine,), {'name': 'my backend'})]", "Blank is called 'my backend': leave out blanks"),
+        ("[type('Bell', (Mine,), {'name': 'bell\\a'})]", "Bell is called 'bell\\x07': leave out"),
         ("[type('Empty', (Mine,), {'name': ''})]", "Empty has name = ''"),
         ("[type('Number', (Mine,), {'suffix': 7})]", "Number has suffix = 7; give it a text"),
         ("[type('None_', (Mine,), {'read': None})]", "read of None_ is not a method"),
@@ -498,6 +508,38 @@ def test_damaged_distributions_of_others_are_none_of_our_business(folder):
         folder.install(f"other{number}", entry_points=entry_points, metadata=False)
     folder.install("good", backend("good"))
     assert [entry.name for entry in find_entries(GROUP, folder.names)] == ["good"]
+
+
+PIECES = [
+    b"[actframe]\n",
+    b"torn",
+    b"=",
+    b"actframe_torn",
+    b":",
+    b".",
+    b"\n",
+    b"\n\n",
+    b"Name: ",
+    b"Version: ",
+    b"\xff",
+    b"\0",
+    b"[",
+]
+TORN = st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join) | st.binary(max_size=40)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(entry_points=TORN, metadata=TORN)
+def test_whatever_stands_in_the_files_of_a_distribution_the_others_are_found(folder, entry_points, metadata):
+    info = folder.path / "actframe_torn-1.2.dist-info"
+    if not info.exists():
+        folder.install("torn", backend("torn"))
+        folder.install("good", backend("good"))
+    (info / "entry_points.txt").write_bytes(entry_points)
+    (info / "METADATA").write_bytes(metadata)
+    found = Registry([entry for entry in find_entries(GROUP) if entry.distribution not in INSTALLED])
+    assert "good" not in problems_of(found)
+    assert found.find(StorageBackend, "good").suffix == ".good"
 
 
 def test_one_entry_point_of_a_name_or_several_all_are_kept_apart(folder):
