@@ -37,7 +37,8 @@ docs: install
 
 .PHONY: install
 install: $(BIN)/python
-	$(PIP) --editable '.[test]' --editable plugins/actframe-npz --editable plugins/actframe-lm-eval --editable 'plugins/actframe-zarr[test]'
+	$(PIP) --editable '.[test]' --editable plugins/actframe-npz --editable plugins/actframe-lm-eval \
+		--editable 'plugins/actframe-zarr[test]' --editable 'plugins/actframe-parquet[test]'
 	$(MODEL)
 	$(ENCODER)
 

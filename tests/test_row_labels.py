@@ -65,11 +65,21 @@ def test_what_a_record_says_of_its_positions_need_not_make_sense(positions):
     assert group.positions.tolist() == [-1, -1, -1]
 
 
-def test_attention_patterns_and_single_numbers_have_no_rows_of_positions(tmp_path):
-    tensors = {"layer_0.attn_probs": torch.ones(2, 2, 2), "layer_1": torch.tensor(1.0)}
-    record = random_record(0, 2).replace(activations=tensors)
-    assert RowLabels(pack(record)).groups == []
-    assert RowLabels(shard_of(tmp_path / "run", [record, record.replace(trial=1)])).groups == []
+def test_attention_patterns_and_single_numbers_have_elements_and_no_rows_of_positions(tmp_path):
+    tensors = {"layer_0.attn_probs": torch.ones(2, 3, 3), "layer_1": torch.tensor(1.0)}
+    first = random_record(0, 2).replace(activations=tensors)
+    same = random_record(1, 2).replace(activations=tensors)
+    other = random_record(2, 2).replace(activations={"layer_0.attn_probs": torch.ones(2, 4, 4)})
+
+    def sizes(bundle):
+        labels = RowLabels(bundle)
+        assert labels.groups == []
+        return {name: size.tolist() for name, size in labels.sizes.items()}
+
+    assert sizes(pack(first)) == {"layer_0.attn_probs": [18], "layer_1": [1]}
+    two, three = shard_of(tmp_path / "two", [first, same]), shard_of(tmp_path / "three", [first, same, other])
+    assert sizes(two) == {"layer_0.attn_probs": [18, 18], "layer_1": [1, 1]}
+    assert sizes(three) == {"layer_0.attn_probs": [18, 18, 32], "layer_1": [1, 1, 0]}
 
 
 def test_a_bundle_of_something_else_says_nothing():

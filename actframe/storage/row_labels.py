@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,19 +48,27 @@ class RowLabels:
     Attributes:
         said: of each record what it says but for its activations.
         groups: the tensors that have the same rows, in the order of the bundle.
+        sizes: by tensor of activations that is in no group, `(records,)`: how many of its elements each record has, one
+            record's after the other's.
     """
 
     def __init__(self, bundle: Bundle) -> None:
         rows: Iterable[tuple[str, Ints, Ints]] = ()
+        self.sizes: dict[str, Ints] = {}
         self.said: list[dict[str, Any]] = []
         found = bundle.metadata.get("format")
         if found == RECORD:
             self.said = [{key: value for key, value in bundle.metadata.items() if key != "format"}]
             rows = _rows_of_record(bundle, self.said[0])
+            shapes = {name: facts_of(bundle.tensors, name)[1] for name in bundle.tensors}
+            self.sizes = {
+                name: numpy.array([math.prod(shape)]) for name, shape in shapes.items() if not _has_rows(name, shape)
+            }
         elif found == SHARD:
             shard = Shard(bundle)
             self.said = [json.loads(line) for line in shard.lines()]
             rows = _rows_of_shard(shard)
+            self.sizes = {site: _sizes(shard, site) for site in shard.sites if not _is_regular(shard, site)}
         groups: dict[tuple[bytes, bytes], LabelledRows] = {}
         for name, records, positions in rows:
             group = LabelledRows([], records, positions.astype(numpy.int64))
@@ -86,11 +95,15 @@ def _rows_of_record(bundle: Bundle, said: dict[str, Any]) -> Iterator[tuple[str,
     odd = said.get("site_positions")
     for name in bundle.tensors:
         shape = facts_of(bundle.tensors, name)[1]
-        if not shape or is_pattern(name):
+        if not _has_rows(name, shape):
             continue
         own = odd[name] if isinstance(odd, dict) and name in odd else said.get("positions")
         positions = own if _are_positions(own) and len(own) == shape[0] else [-1] * shape[0]
         yield name, numpy.zeros(shape[0], numpy.int64), numpy.array(positions, numpy.int64)
+
+
+def _has_rows(name: str, shape: tuple[int, ...]) -> bool:
+    return bool(shape) and not is_pattern(name)
 
 
 def _are_positions(values: Any) -> TypeGuard[list[int]]:
@@ -101,6 +114,17 @@ def _are_positions(values: Any) -> TypeGuard[list[int]]:
 def _rows_of_shard(shard: Shard) -> Iterator[tuple[str, Ints, Ints]]:
     everyone = numpy.arange(len(shard))
     for site in shard.sites:
-        if not is_pattern(site) and shard.shapes(site) is None:
+        if _is_regular(shard, site):
             rows = shard.find(site, everyone, "all")
             yield site, numpy.repeat(everyone, rows.counts), shard.positions(site, rows.numbers)
+
+
+def _is_regular(shard: Shard, site: str) -> bool:
+    return not is_pattern(site) and shard.shapes(site) is None
+
+
+def _sizes(shard: Shard, site: str) -> Ints:
+    shapes = shard.shapes(site)
+    if shapes is not None:
+        return numpy.array([0 if shape is None else math.prod(shape) for shape in shapes])
+    return shard.find(site, numpy.arange(len(shard)), "all").counts * math.prod(shard.trailing(site))
