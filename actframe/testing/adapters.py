@@ -174,8 +174,11 @@ class BenchmarkAdapterTests:
     def test_more_examples_than_there_are_is_a_benchmark_error(
         self, adapter: BenchmarkAdapter, questions: list[Question]
     ) -> None:
-        with pytest.raises(BenchmarkError):
-            list(adapter.examples(questions[0], 10**6))
+        try:
+            shown = list(adapter.examples(questions[0], 10**6))
+        except BenchmarkError:
+            return
+        pytest.fail(f"a million examples were asked for, and it showed the {len(shown)} it has; raise a BenchmarkError")
 
     def test_extraction_never_raises(self, adapter: BenchmarkAdapter, questions: list[Question]) -> None:
         _skip_unless_generated(adapter)

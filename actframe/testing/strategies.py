@@ -94,7 +94,7 @@ class CaptureStrategyTests:
     def test_a_refusal_is_a_reason_in_words(
         self, strategy: CaptureStrategy, model: Any, layout: ModelLayout, sites: list[str]
     ) -> None:
-        for site in layout.places.keys() - set(sites):
+        for site in [each for each in layout.places if each not in sites]:
             reason = strategy.refusal(site, model, layout)
             assert reason is None or (isinstance(reason, str) and reason), f"refusal({site!r}) gave {reason!r}"
 
