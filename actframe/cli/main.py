@@ -136,6 +136,9 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = console.show_warning
+    if sys.argv[1:2] == ["plugins"]:
+        # Its list says of each what is wrong with it, and once is enough.
+        warnings.filterwarnings("ignore", "actframe plugin ", RuntimeWarning)
     cli = get_command(app)
     assert isinstance(cli, TyperGroup)
     add_plugin_commands(cli, registry())
