@@ -1,4 +1,4 @@
-"""Our own strategies, storage backends and benchmarks: an ordinary plugin, and an example of one."""
+"""Our own strategies, storage backends, benchmarks and engine: an ordinary plugin, and an example of one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def extensions() -> Iterable[type[Extension]]:
     """Everything that comes with actframe."""
     from actframe.capture.forward_hooks import ForwardHooks
     from actframe.capture.hidden_states import OutputHiddenStates
+    from actframe.runs.engines import LocalEngine
     from actframe.storage.pickle_ import PickleBackend
     from actframe.storage.safetensors_ import SafetensorsBackend
     from actframe.storage.zstd_ import ZstdBackend
@@ -22,6 +23,7 @@ def extensions() -> Iterable[type[Extension]]:
     return [
         ForwardHooks,
         OutputHiddenStates,
+        LocalEngine,
         PickleBackend,
         SafetensorsBackend,
         ZstdBackend,

@@ -11,6 +11,7 @@
      +-- PromptError            (ValueError)    a prompt that the model cannot take
      +-- SettingsError          (ValueError)    settings that make no sense, or not together
      +-- BenchmarkError         (ValueError)    questions or data that are not as the adapter promised
+     +-- EngineError            (RuntimeError)  workers that cannot be had, or that keep dying
      +-- StorageError           (OSError)       a path that cannot be read or written
           +-- FormatError       (ValueError)    a file that is not what its suffix says, or damaged
                +-- UnsafeFileError              a file that asks for code to be run
@@ -28,6 +29,7 @@ __all__ = [
     "ActframeError",
     "BenchmarkError",
     "CaptureError",
+    "EngineError",
     "FormatError",
     "LayoutError",
     "ModelError",
@@ -86,6 +88,10 @@ class SettingsError(ActframeError, ValueError):
 
 class BenchmarkError(ActframeError, ValueError):
     """Questions or data are not what the adapter promised."""
+
+
+class EngineError(ActframeError, RuntimeError):
+    """An engine has no workers, or they keep dying."""
 
 
 class StorageError(ActframeError, OSError):

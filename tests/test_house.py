@@ -40,7 +40,7 @@ LAYERS = [
         "actframe.capture.layout",
         "actframe.capture.selection",
     },
-    {name for name in MODULES if name.endswith(".base")},
+    {"actframe.runs.engines", *(name for name in MODULES if name.endswith(".base"))},
     set(CONTRACTS),
     {"actframe.capture", "actframe.storage", "actframe.benchmarks", "actframe.runs"},
     {"actframe.inference", "actframe.analysis", "actframe.cli", "actframe.testing", "actframe.__main__", "actframe"},
@@ -50,6 +50,7 @@ LAYERS = [
 IMPLEMENTATIONS = {
     "actframe.capture.forward_hooks",
     "actframe.capture.hidden_states",
+    "actframe.runs.engines",
     "actframe.storage.pickle_",
     "actframe.storage.safetensors_",
     "actframe.storage.zstd_",

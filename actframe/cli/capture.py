@@ -11,6 +11,7 @@ from rich.table import Table
 
 from actframe.cli import capture_options as options
 from actframe.cli.console import announce, one_line, print_json, print_path, stderr, stdout
+from actframe.cli.engine_options import Engine, chosen_engine, load_for
 from actframe.cli.next_steps import actframe_command, print_commands, python_command
 from actframe.cli.options import AsJson
 from actframe.cli.progress import TextBar
@@ -26,6 +27,7 @@ __all__ = ["capture"]
 
 
 def capture(  # noqa: PLR0913 - typer reads the options from the signature
+    context: typer.Context,
     *,
     data: options.Data,
     field: options.Field = None,
@@ -40,6 +42,7 @@ def capture(  # noqa: PLR0913 - typer reads the options from the signature
     empty: options.Empty = "error",
     model: Model = "smollm2",
     device: Device = None,
+    engine: Engine = "local",
     batch_tokens: options.BatchTokens = 8192,
     dry_run: options.DryRun = False,
     layers: options.Layers = None,
@@ -70,8 +73,9 @@ def capture(  # noqa: PLR0913 - typer reads the options from the signature
         name.replace("-", "_"): options.one_of(name, value, ("error", "skip"))
         for name, value in (("too-long", too_long), ("empty", empty))
     }
+    where = chosen_engine(context)
     announce(f"loading {model}")
-    from actframe.runs.models import load_model
+    from actframe.runs.attempts import check_engine
     from actframe.runs.settings import RunSettings
     from actframe.runs.text_data import TextData, TextFields
     from actframe.runs.text_run import TextRun, TextSettings
@@ -81,7 +85,9 @@ def capture(  # noqa: PLR0913 - typer reads the options from the signature
         texts = TextData(data, fields, split=split, configuration=config, limit=limit)
         store = RunSettings(capture=flags.settings(), **place)
         settings = TextSettings(store, batch_tokens, chat, **skipping)  # type: ignore[arg-type]
-    job = TextRun(load_model(model, device=device), texts, activation_save_dir, settings, overwrite=overwrite)
+        check_engine(where, store)
+    loaded = load_for(where, model, device)
+    job = TextRun(loaded, texts, activation_save_dir, settings, overwrite=overwrite, engine=where)
     if dry_run:
         _estimate(job, as_json)
         return
@@ -91,7 +97,7 @@ def capture(  # noqa: PLR0913 - typer reads the options from the signature
     else:
         _report(job, result)
     if result.partial:
-        _say_how_to_go_on(job, result, "more room")
+        _say_how_to_go_on(job, result, "" if result.failures else "more room")
         raise typer.Exit(1)
 
 
@@ -117,7 +123,9 @@ def _execute(job: TextRun) -> TextRunResult:
 
 def _say_how_to_go_on(job: TextRun, result: TextRunResult, needed: str = "") -> None:
     """What of unfinished work is kept, in a line, and how it goes on."""
-    if result.reason and needed:
+    if result.failures:
+        stderr().print(f"left out: {result.reason}", soft_wrap=True, markup=False)
+    elif result.reason and needed:
         stderr().print(f"ended early: {result.reason}", soft_wrap=True, markup=False)
     kept = f"{result.records} of {result.survey.fitting} records are kept in {job.folder}"
     changes = [f"with {needed}"] if needed else []

@@ -29,6 +29,7 @@ from actframe.cli import (
     selftest,
     stores,
 )
+from actframe.cli.engine_options import EngineCommand
 from actframe.errors import ActframeError, PluginError
 from actframe.registry import Registry, registry
 
@@ -95,8 +96,8 @@ def _actframe(
 
 
 app.command("demo")(demo.demo)
-app.command("run")(run.run)
-app.command("capture")(capture.capture)
+app.command("run", cls=EngineCommand)(run.run)
+app.command("capture", cls=EngineCommand)(capture.capture)
 _LOOK, _KEEP, _FIND = "Look at what was recorded", "Keep stores", "Find out what there is"
 app.command("results", rich_help_panel=_LOOK)(results.results)
 app.command("show", rich_help_panel=_LOOK)(files.show)

@@ -18,6 +18,7 @@ from actframe.cli import question_options as asking
 from actframe.cli import run_options as options
 from actframe.cli import tables
 from actframe.cli.console import announce, one_line, print_json, print_path, stderr, stdout
+from actframe.cli.engine_options import Engine, chosen_engine, load_for
 from actframe.cli.next_steps import actframe_command, print_commands, python_command
 from actframe.cli.options import AsJson
 from actframe.cli.progress import RunBar, WorkBar
@@ -34,6 +35,7 @@ __all__ = ["activation_paths", "ending_well", "execute", "run", "usage_errors"]
 
 
 def run(  # noqa: PLR0913 - typer reads the options from the signature
+    context: typer.Context,
     *,
     model: options.Model = "smollm2",
     benchmark: options.Benchmark = "general",
@@ -48,6 +50,7 @@ def run(  # noqa: PLR0913 - typer reads the options from the signature
     num_trials: options.NumTrials = 1,
     limit: options.Limit = None,
     device: options.Device = None,
+    engine: Engine = "local",
     dry_run: options.DryRun = False,
     check_unperturbed: options.CheckUnperturbed = None,
     activation_save_dir: options.ActivationSaveDir = "activations",
@@ -92,8 +95,8 @@ def run(  # noqa: PLR0913 - typer reads the options from the signature
     with usage_errors():
         prompting = questions.prompting()
     announce(f"loading {model}")
+    from actframe.runs.attempts import check_engine
     from actframe.runs.generation import GenerationSettings
-    from actframe.runs.models import load_model
     from actframe.runs.run import BenchmarkRun, RunSettings
 
     adapter = questions.open(benchmark)
@@ -104,10 +107,13 @@ def run(  # noqa: PLR0913 - typer reads the options from the signature
         capture = flags.settings() if capture_activations or check_unperturbed else None
         more = {"record_choices": record_choices, **place}
         settings = RunSettings(num_trials, limit, generation, capture, prompting, scored, chosen, **more)
-    loaded = load_model(model, device=device)
+    where = chosen_engine(context)
+    with usage_errors():
+        check_engine(where, settings)
+    loaded = load_for(where, model, device)
     if check_unperturbed is not None:
         raise typer.Exit(_check_unperturbed(loaded, adapter, settings, check_unperturbed, as_json))
-    job = BenchmarkRun(loaded, adapter, activation_save_dir, settings, overwrite=overwrite)
+    job = BenchmarkRun(loaded, adapter, activation_save_dir, settings, overwrite=overwrite, engine=where)
     if dry_run:
         _estimate(job, as_json)
         return
@@ -118,7 +124,7 @@ def run(  # noqa: PLR0913 - typer reads the options from the signature
     else:
         _report(job, result)
     if result.partial:
-        _say_how_to_go_on(job, result, "more room")
+        _say_how_to_go_on(job, result, "" if result.failures else "more room")
         raise typer.Exit(1)
 
 
@@ -208,7 +214,9 @@ def _say_how_to_go_on(job: BenchmarkRun, result: RunResult, needed: str = "") ->
     lines = [f"{done} of {total} answers are kept in {job.folder}"]
     if (summary := result.summary) is not None:
         lines[0] += f", accuracy {summary.accuracy:.1%} ({summary.low:.1%} - {summary.high:.1%})"
-    if result.reason and needed:
+    if result.failures:
+        lines.insert(0, f"left out: {result.reason}")
+    elif result.reason and needed:
         lines.insert(0, f"ended early: {result.reason}")
     if job.settings.layout == "store":
         changes = [f"with {needed}"] if needed else []

@@ -8,27 +8,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from actframe.errors import SettingsError
 from actframe.records.record import ActivationRecord
+from actframe.runs.elsewhere import StorePlace
+from actframe.runs.engines import Written
 from actframe.runs.plan import Key, RunPlan
 from actframe.runs.results import RunResult
 
 __all__ = ["AnswersSoFar", "RunLayout", "Written"]
-
-
-@dataclass(frozen=True)
-class Written:
-    """What of a run is on disk at this moment, and what is on its way.
-
-    Attributes:
-        bytes_on_disk: everything that the run keeps, from earlier sittings too.
-        queued_records, queued_bytes: what waits to be written.
-        bytes_per_second: how fast this sitting writes.
-    """
-
-    bytes_on_disk: int = 0
-    queued_records: int = 0
-    queued_bytes: int = 0
-    bytes_per_second: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +65,16 @@ class RunLayout(ABC):
     @abstractmethod
     def append(self, record: ActivationRecord) -> None:
         """Take one answer, or a choice: its record, with what the benchmark says about it."""
+
+    def place(self) -> StorePlace:
+        """Where workers in other processes write, while it is entered.
+
+        Raises:
+            SettingsError: only one process can write in this way.
+        """
+        raise SettingsError(
+            f"what is in {self.location} is written by one process, and workers are several: use the layout 'store'"
+        )
 
     @abstractmethod
     def flush(self) -> None:

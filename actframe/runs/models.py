@@ -26,13 +26,28 @@ from actframe.errors import ModelError
 from actframe.runs.checkpoints import Checkpoint, explain_missing, find_checkpoint, identity, revision_of
 from actframe.runs.quiet import without_bars
 
-__all__ = ["KEPT_MODELS", "LoadedModel", "forget_models", "load_model"]
+__all__ = ["KEPT_MODELS", "LoadedModel", "ModelSource", "forget_models", "load_model"]
 
 KEPT_MODELS = 2
 """How many named models stay loaded for the next call; the one used longest ago is dropped first."""
 
 _kept: OrderedDict[tuple[str, str, str], LoadedModel] = OrderedDict()
 _loading = threading.RLock()
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What loads a model again, in another process too.
+
+    Attributes:
+        name: a hub id, `smollm2`, or the full path of a folder or file.
+        device: None for the best that there is.
+        dtype: None for what the checkpoint says.
+    """
+
+    name: str
+    device: str | None = None
+    dtype: str | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,6 +59,7 @@ class LoadedModel:
         model: a transformers model.
         tokenizer: None where the checkpoint has none; then `no_tokenizer` says why.
         revision: the commit of the hub's repository that the weights came from; None where they came from elsewhere.
+        source: what loads it again; None where it was given, and not loaded here.
     """
 
     name: str
@@ -51,6 +67,7 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase | None = None
     no_tokenizer: str = "none was given"
     revision: str | None = None
+    source: ModelSource | None = None
 
     def __repr__(self) -> str:
         return f"<LoadedModel {self.name!r}, {type(self.model).__name__} on {self.device}>"
@@ -143,7 +160,7 @@ def load_model(
         ModelError: it cannot be found or loaded; the message says what was tried and what can be done.
     """
     if isinstance(model, str | os.PathLike):
-        loaded = _load_named(model, _device(device), _dtype(dtype))
+        loaded = _load_named(model, device, dtype)
     else:
         if device is not None or dtype is not None:
             raise ModelError("device= and dtype= are for models loaded by name; move a loaded one with model.to(...)")
@@ -163,11 +180,16 @@ def _describe(model: Any) -> LoadedModel:
     return LoadedModel(getattr(model, "name_or_path", None) or type(model).__name__, model)
 
 
-def _load_named(name: str | os.PathLike[str], device: torch.device | None, dtype: str | torch.dtype) -> LoadedModel:
-    key = (identity(name), str(device), str(dtype))
+def _load_named(
+    name: str | os.PathLike[str], asked: str | torch.device | None, dtype: str | torch.dtype | None
+) -> LoadedModel:
+    device, kind = _device(asked), _dtype(dtype)
+    key = (identity(name), str(device), str(kind))
     with _loading:
         if key not in _kept:
-            _kept[key] = _read(find_checkpoint(name), device, dtype)
+            own_dtype = None if kind == "auto" else str(kind).removeprefix("torch.")
+            source = ModelSource(key[0], None if asked is None else str(asked), own_dtype)
+            _kept[key] = dataclasses.replace(_read(find_checkpoint(name), device, kind), source=source)
         _kept.move_to_end(key)
         while len(_kept) > KEPT_MODELS:
             _kept.popitem(last=False)

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,7 @@ ANSWERS = "answers.jsonl"
 RESULTS = "results.json"
 FORMAT = "results/2"
 
-DERIVED = ("format", "partial", "reason", "summary", "by_subject", "answers", "output_tokens", "too_long")
+DERIVED = ("format", "partial", "reason", "failures", "summary", "by_subject", "answers", "output_tokens", "too_long")
 """What results say that is computed from the answers or the questions each time; the rest is about the sittings."""
 
 ANSWER_KEYS = (
@@ -69,6 +69,7 @@ class RunResult:
         partial: answers are missing.
         reason: what ended a partial run; else None.
         new: how many of the answers were given in this sitting.
+        failures: answers that were left out because they failed: why, by what messages call them.
     """
 
     circumstances: Mapping[str, Any]
@@ -77,6 +78,7 @@ class RunResult:
     partial: bool = False
     reason: str | None = None
     new: int = 0
+    failures: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def summary(self) -> Summary | None:
@@ -99,6 +101,7 @@ class RunResult:
             "format": FORMAT,
             "partial": self.partial,
             "reason": self.reason,
+            "failures": dict(self.failures),
             **self.circumstances,
             "summary": None if summary is None else asdict(summary),
             "by_subject": {subject: asdict(each) for subject, each in self.by_subject.items()},

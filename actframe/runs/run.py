@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import warnings
-from collections.abc import Callable, Container, Generator, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 
 from actframe.benchmarks.base import BenchmarkAdapter
-from actframe.runs.answering import Answered, answer_batch, graded_records
+from actframe.runs.attempts import Attempts, check_engine
+from actframe.runs.benchmark_work import BenchmarkWork, missing_answers
+from actframe.runs.engines import ExecutionEngine, LocalEngine, Task
 from actframe.runs.layouts import layout_for
 from actframe.runs.models import LoadedModel
-from actframe.runs.plan import Batch, Job, Key, RunPlan
+from actframe.runs.plan import Batch, Key, RunPlan
 from actframe.runs.progress import RunProgress
-from actframe.runs.recording import RecordedBatch, recorded_batches
+from actframe.runs.recording import RecordedBatch
 from actframe.runs.results import RunResult
 from actframe.runs.room import DiskRoom
 from actframe.runs.sampling import first_pass
@@ -44,6 +45,7 @@ class BenchmarkRun:
         folder: where everything goes; for a store also a URL such as `s3://bucket/run`.
         settings: how it is done.
         overwrite: replace the run that is in the folder. It is removed when this one begins; other files stay.
+        engine: where it executes. Default: here.
 
     Attributes:
         folder: as it was given; `location` is its whole path.
@@ -66,10 +68,13 @@ class BenchmarkRun:
         settings: RunSettings | None = None,
         *,
         overwrite: bool = False,
+        engine: ExecutionEngine | None = None,
     ) -> None:
+        self.engine = engine or LocalEngine()
         self.model = model
         self.benchmark = benchmark
         self.settings = settings or RunSettings()
+        check_engine(self.engine, self.settings)
         self.plan = RunPlan(model, benchmark, self.settings)
         if self.settings.capture:
             self.settings.capture.recorder(model, into=RecordedBatch())
@@ -112,6 +117,7 @@ class BenchmarkRun:
             StorageError: the disk has no room for it, or what is written cannot be.
         """
         sitting = Sitting(self.model, self.benchmark.name, self.settings)
+        attempts = Attempts(missing_answers)
         remaining = self.remaining()
         if not remaining:
             return self._finish(sitting, None)
@@ -120,12 +126,13 @@ class BenchmarkRun:
         tell = progress or (lambda now: None)
         began = False
         try:
-            with self.layout:
-                began = True
-                # Closed here, not when it is collected: the recorder must be gone before anybody hears of an error.
-                with closing(self._answers(sitting, room)) as arriving:
-                    for now in arriving:
-                        tell(now)
+            while not began or attempts.again:
+                with self.layout:
+                    began = True
+                    # Closed here, not when it is collected: the recorder must be gone before anybody hears of an error.
+                    with closing(self._answers(sitting, room, attempts)) as arriving:
+                        for now in arriving:
+                            tell(now)
             tell(replace(now, written=self.layout.written()))
         except BaseException as error:
             if not began:
@@ -136,53 +143,41 @@ class BenchmarkRun:
             except Exception as failure:
                 error.add_note(f"the partial results could not be written either: {failure}")
             raise
-        return self._finish(sitting, room.refused)
+        return self._finish(sitting, room.refused or attempts.reason, attempts.failures)
 
-    def _answers(self, sitting: Sitting, room: DiskRoom) -> Generator[RunProgress]:
+    def _answers(self, sitting: Sitting, room: DiskRoom, attempts: Attempts) -> Generator[RunProgress]:
         """How far the run has come, after each answer that was given to the layout."""
         done = self.layout.done()
         there = [done[job.key] for job in self.plan.jobs if job.key in done]
         ungraded = sum(job.key in done and not job.question.answer for job in self.plan.jobs)
-        now = RunProgress(len(there), len(self.plan.jobs), sum(there), earlier=len(there), ungraded=ungraded)
+        earlier = sitting.begin(len(there))
+        now = RunProgress(len(there), len(self.plan.jobs), sum(there), earlier=earlier, ungraded=ungraded)
         yield replace(now, written=self.layout.written())
-        batches = itertools.takewhile(lambda batch: room.fits(batch, done), self.plan.remaining(done))
-        if (first := next(batches, None)) is None:
-            # A recorder that records nothing would complain, with reason.
-            return
-        with recorded_batches(self.settings.capture, self.model, self.settings.scoring) as sink:
-            for batch in itertools.chain([first], batches):
-                for correct in self._answer(batch, done, sitting, sink):
+        tasks = attempts.begin(self._tasks(done, room))
+        work = BenchmarkWork(self.model, self.benchmark, self.settings, self.layout)
+        with closing(self.engine.run(work, tasks)) as outcomes:
+            for outcome in outcomes:
+                sitting.take(outcome)
+                attempts.take(outcome)
+                if outcome.records:
                     now = replace(
                         now,
-                        done=now.done + 1,
-                        correct=now.correct + bool(correct),
-                        ungraded=now.ungraded + (correct is None),
+                        done=now.done + outcome.records,
+                        correct=now.correct + outcome.correct,
+                        ungraded=now.ungraded + outcome.ungraded,
                         tokens=sitting.tokens,
                         seconds=sitting.generating,
-                        written=self.layout.written(),
+                        written=self.layout.written() + attempts.written,
                     )
                     yield now
 
-    def _answer(
-        self, batch: Batch, done: Container[Key], sitting: Sitting, sink: RecordedBatch | None
-    ) -> Generator[bool | None]:
-        """Compute one batch, and give its new answers to the layout; says of each whether it is right, if known."""
-
-        def compute(jobs: Sequence[Job]) -> list[Answered]:
-            return answer_batch(self.model, jobs, self.settings.generation, sink)
-
-        for jobs, answered in sitting.compute(batch, compute):
-            sitting.tokens += sum(len(each.response.output_ids) for each in answered)
-            for job, each in zip(jobs, answered, strict=True):
-                if job.is_done(done):
-                    continue
-                graded = graded_records(self.model, self.benchmark, job, each)
-                for key, record in zip(job.keys, graded, strict=True):
-                    if key not in done:
-                        self.layout.append(record)
-                if job.key not in done:
-                    sitting.answers += 1
-                    yield graded[-1]["correct"]
+    def _tasks(self, done: Container[Key], room: DiskRoom) -> Iterator[Task]:
+        """The batches of which answers are missing, as long as there is room for them."""
+        for number, batch in enumerate(self.plan.batches):
+            if not all(job.is_done(done) for job in batch):
+                if not room.fits(batch, done):
+                    return
+                yield Task(number, batch, frozenset(key for job in batch for key in job.keys if key in done))
 
     def _room(self, remaining: Sequence[Batch]) -> DiskRoom:
         """The room on the disk, looked at with one forward pass over one prompt."""
@@ -191,7 +186,7 @@ class BenchmarkRun:
         room.check([job for batch in remaining for job in batch])
         return room
 
-    def _finish(self, sitting: Sitting, reason: str | None) -> RunResult:
+    def _finish(self, sitting: Sitting, reason: str | None, failures: Mapping[str, str] | None = None) -> RunResult:
         """Write the results of all answers that are on disk, of this sitting and of those before it."""
         found = self.layout.answers(self.plan)
         total = len(self.plan.jobs)
@@ -211,6 +206,7 @@ class BenchmarkRun:
             partial=reason is not None,
             reason=reason,
             new=sitting.answers,
+            failures=failures or {},
         )
         self.result = result
         self.layout.write_results(result)

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
-from actframe.runs.batches import batch_tokens
+from actframe.runs.engines import Outcome, Written
 from actframe.runs.identity import versions
-from actframe.runs.layout import Written
-from actframe.runs.memory import Halving
 from actframe.runs.models import LoadedModel
-from actframe.runs.plan import Job
 from actframe.runs.results import DERIVED
 from actframe.runs.settings import RunSettings
 
 __all__ = ["Sitting"]
-
-Answered = TypeVar("Answered")
 
 
 class Sitting:
@@ -29,7 +24,6 @@ class Sitting:
     Attributes:
         answers: how many were given.
         tokens: how many were generated, also for answers that were there already and came again with their batch.
-        generating: the seconds spent on that.
     """
 
     def __init__(self, model: LoadedModel, benchmark: str, settings: RunSettings) -> None:
@@ -39,34 +33,43 @@ class Sitting:
         self._started, self._clock = datetime.now(UTC), time.monotonic()
         self.answers = 0
         self.tokens = 0
-        self.generating = 0.0
-        self._halving = Halving[Job](
-            lambda jobs: batch_tokens([len(job.input_ids) for job in jobs], settings.generation)
-        )
+        self._seconds: dict[str, float] = {}
+        self._refused: int | None = None
+        self._earlier: int | None = None
 
-    def compute(
-        self, batch: Sequence[Job], answer: Callable[[Sequence[Job]], Answered]
-    ) -> Iterator[tuple[Sequence[Job], Answered]]:
-        """Let the model answer a batch, in parts where memory does not suffice; each part with its answers."""
-        refused_before = self._halving.refused
-        parts = self._halving.run(batch, answer)
-        while True:
-            began = time.monotonic()
-            try:
-                part = next(parts, None)
-            finally:
-                self.generating += time.monotonic() - began
-            if refused_before is None and self._halving.refused is not None:
-                refused_before = self._halving.refused
-                warnings.warn(
-                    f"memory does not suffice for batches of {refused_before} tokens: those as large are halved from "
-                    f"here on. A smaller batch_tokens (--batch-tokens) or batch_size saves the attempts",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-            if part is None:
-                return
-            yield part
+    @property
+    def generating(self) -> float:
+        """The seconds spent on that; workers generate side by side, so these are those of the busiest."""
+        return max(self._seconds.values(), default=0.0)
+
+    def begin(self, there: int) -> int:
+        """Begin a round of work.
+
+        Args:
+            there: how many answers are.
+
+        Returns:
+            How many were there before the sitting.
+        """
+        self._earlier = there if self._earlier is None else self._earlier
+        self.answers = there - self._earlier
+        return self._earlier
+
+    def take(self, outcome: Outcome) -> None:
+        """Add what came of a task."""
+        self.answers += outcome.records
+        self.tokens += outcome.tokens
+        self._seconds[outcome.worker] = self._seconds.get(outcome.worker, 0.0) + outcome.seconds
+        refused = outcome.halved_from_tokens
+        if refused is not None and self._refused is None:
+            warnings.warn(
+                f"memory does not suffice for batches of {refused} tokens: those as large are halved from "
+                f"here on. A smaller batch_tokens (--batch-tokens) or batch_size saves the attempts",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        if refused is not None:
+            self._refused = min(refused, self._refused or refused)
 
     def circumstances(self, earlier: Mapping[str, Any], written: Written) -> dict[str, Any]:
         """What results say of model, benchmark, settings and sittings.
@@ -110,7 +113,7 @@ class Sitting:
             "generating_seconds": self.generating,
             "answers": self.answers,
             "generated_tokens": self.tokens,
-            "halved_from_tokens": self._halving.refused,
+            "halved_from_tokens": self._refused,
             "device": str(self._model.device),
             **{f"{name}_version": version for name, version in versions().items()},
         }

@@ -13,6 +13,7 @@ from typing import Any, Self
 from actframe.errors import SettingsError, StorageError
 from actframe.records.record import ActivationRecord
 from actframe.runs.differences import compare_runs
+from actframe.runs.elsewhere import StorePlace, written_by
 from actframe.runs.layout import AnswersSoFar, RunLayout, Written
 from actframe.runs.ledger_answers import LedgerAnswers, find_answers, find_records, graded_answers
 from actframe.runs.plan import Key, RunPlan
@@ -98,6 +99,11 @@ class StoreLayout(RunLayout):
         assert self._store is not None
         self._store.append(record)
 
+    def place(self) -> StorePlace:
+        assert self._store is not None
+        settings = self._settings
+        return StorePlace(self.location, self._backend, settings.shard_bytes, settings.flush_every, self._store.run)
+
     def flush(self) -> None:
         if self._store is not None:
             self._store.flush()
@@ -105,8 +111,7 @@ class StoreLayout(RunLayout):
     def written(self) -> Written:
         if self._store is None:
             return Written(self._stored_bytes())
-        now = self._store.progress
-        return Written(self._before + now.bytes_written, now.queued_records, now.queued_bytes, now.bytes_per_second)
+        return Written(self._before) + written_by(self._store)
 
     def answers(self, plan: RunPlan) -> AnswersSoFar:
         if self._is_empty:

@@ -19,7 +19,7 @@ from actframe.runs.quiet import without_notices
 from actframe.runs.recording import RecordedBatch
 from actframe.runs.text_encoding import EncodedText, Text, TextEncoder
 
-__all__ = ["BATCH_TOKENS", "WINDOW", "TextBatches", "plan_batches", "windows"]
+__all__ = ["BATCH_TOKENS", "WINDOW", "TextBatches", "padded_tokens", "plan_batches", "windows"]
 
 BATCH_TOKENS = 8192
 WINDOW = 2048
@@ -82,7 +82,7 @@ class TextBatches:
         self._batch_tokens = batch_tokens
         self._sink = RecordedBatch()
         self._recorder = ReplayRecorder(loaded.model, select, tokenizer=loaded.tokenizer, into=self._sink)
-        self._halving: Halving[EncodedText] = Halving(_padded_tokens)
+        self._halving: Halving[EncodedText] = Halving(padded_tokens)
 
     @property
     def sites(self) -> list[str]:
@@ -137,21 +137,26 @@ class TextBatches:
             is_done: of which texts there are records already. They come again only to those that were computed with
                 them and have none, so that each record is what it would have been.
         """
+        for batch in self.plan(texts, is_done):
+            for part, records in self._halving.run(batch, self.compute_batch):
+                for encoded, record in zip(part, records, strict=True):
+                    if is_done is None or not is_done(encoded.text):
+                        yield encoded.text, self.describe(encoded, record)
+
+    def plan(self, texts: Iterable[Text], is_done: Callable[[Text], bool] | None = None) -> Iterator[list[EncodedText]]:
+        """Which texts are computed together: each batch of which a record is missing, whole."""
         for window in windows(texts):
             if is_done is not None and all(map(is_done, window)):
                 continue
             fitting = [each for each in self.encode(window) if len(each.prompt_ids) and not self.is_too_long(each)]
             for rows in plan_batches(list(map(len, fitting)), self._batch_tokens):
                 batch = [fitting[row] for row in rows]
-                if is_done is not None and all(is_done(each.text) for each in batch):
-                    continue
-                for encoded, record in self._compute(batch):
-                    if is_done is None or not is_done(encoded.text):
-                        yield encoded.text, _about(encoded, record, self.loaded)
+                if is_done is None or not all(is_done(each.text) for each in batch):
+                    yield batch
 
-    def _compute(self, batch: list[EncodedText]) -> Iterator[tuple[EncodedText, ActivationRecord]]:
-        for part, records in self._halving.run(batch, self.compute_batch):
-            yield from zip(part, records, strict=True)
+    def describe(self, encoded: EncodedText, record: ActivationRecord) -> ActivationRecord:
+        """A record of a batch with everything that is said about its text."""
+        return _about(encoded, record, self.loaded)
 
     def compute_batch(self, batch: Sequence[EncodedText]) -> list[ActivationRecord]:
         """The records of one batch, computed in one forward pass."""
@@ -187,7 +192,8 @@ class TextBatches:
         return int(start)
 
 
-def _padded_tokens(batch: Sequence[EncodedText]) -> int:
+def padded_tokens(batch: Sequence[EncodedText]) -> int:
+    """How many tokens are computed, padding included."""
     return len(batch) * max(map(len, batch))
 
 

@@ -7,113 +7,26 @@ import time
 from array import array
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy
 
-from actframe.errors import BenchmarkError, SettingsError
-from actframe.records.record import ActivationRecord
+from actframe.errors import BenchmarkError
+from actframe.runs.attempts import Attempts, check_engine
+from actframe.runs.engines import ExecutionEngine, LocalEngine, Task
 from actframe.runs.identity import describe_capture, describe_circumstances, describe_model, hash_of
-from actframe.runs.layout import Written
 from actframe.runs.models import LoadedModel
-from actframe.runs.settings import RunSettings
 from actframe.runs.store_layout import StoreLayout
-from actframe.runs.text_batches import BATCH_TOKENS, TextBatches
+from actframe.runs.text_batches import TextBatches
 from actframe.runs.text_data import TextData
 from actframe.runs.text_encoding import Text, TextEncoder
+from actframe.runs.text_progress import TextProgress, TextRunResult, TextSettings
 from actframe.runs.text_room import TextRoom, TextSizes
-from actframe.runs.text_survey import OnTrouble, TextSurvey, survey_texts
+from actframe.runs.text_survey import TextSurvey, survey_texts
+from actframe.runs.text_work import TextWork, missing_texts
 
 __all__ = ["TextProgress", "TextRun", "TextRunResult", "TextSettings"]
-
-
-@dataclass(frozen=True)
-class TextSettings:
-    """How texts are computed and kept.
-
-    Attributes:
-        store: what is recorded (`capture`) and how the store is written.
-        batch_tokens, chat, too_long, empty: as in `capture_texts`.
-    """
-
-    store: RunSettings
-    batch_tokens: int = BATCH_TOKENS
-    chat: bool | None = None
-    too_long: OnTrouble = "error"
-    empty: OnTrouble = "error"
-
-    def __post_init__(self) -> None:
-        if self.store.capture is None or self.store.layout != "store":
-            raise SettingsError("texts are captured into a store; give RunSettings(capture=CaptureSettings(...))")
-
-
-@dataclass(frozen=True)
-class TextProgress:
-    """How far the work has come.
-
-    Attributes:
-        done: texts with a record, those of earlier sittings too.
-        total: texts that get one.
-        tokens, seconds: what was computed in this sitting, and in which time.
-        earlier: records that were there before.
-        written: what is on disk, and on its way there.
-    """
-
-    done: int
-    total: int
-    tokens: int = 0
-    seconds: float = 0.0
-    earlier: int = 0
-    written: Written = field(default_factory=Written)
-
-    @property
-    def tokens_per_second(self) -> float:
-        """How fast texts are computed, padding not counted."""
-        return self.tokens / self.seconds if self.seconds else 0.0
-
-
-@dataclass(frozen=True)
-class TextRunResult:
-    """What came of it.
-
-    Attributes:
-        texts: how many there are.
-        records: how many have a record.
-        new: how many of these came in this sitting.
-        survey: what there was to compute, and what was skipped.
-        progress: how far it has come.
-        reason: why it ended before the last text; None where it did not.
-    """
-
-    texts: int
-    records: int
-    new: int
-    survey: TextSurvey
-    progress: TextProgress
-    reason: str | None = None
-
-    @property
-    def partial(self) -> bool:
-        """Whether texts are missing that could be computed."""
-        return self.reason is not None
-
-    def as_json(self) -> dict[str, Any]:
-        """The result in JSON-safe form."""
-        survey, now = self.survey, self.progress
-        skipped = {"too_long": survey.too_long, "empty": survey.empty}
-        return {
-            "texts": self.texts,
-            "records": self.records,
-            "new": self.new,
-            "skipped": {why: {"count": each.count, "first": each.names} for why, each in skipped.items()},
-            "partial": self.partial,
-            "reason": self.reason,
-            "tokens": now.tokens,
-            "seconds": now.seconds,
-            "tokens_per_second": now.tokens_per_second,
-            "bytes_on_disk": now.written.bytes_on_disk,
-        }
 
 
 class TextRun:
@@ -132,6 +45,7 @@ class TextRun:
         folder: where records go; also a URL such as `s3://bucket/run`.
         settings: how it is done.
         overwrite: replace the run that is in the folder, when this one begins.
+        engine: where it executes. Default: here.
 
     Attributes:
         result: what came of the latest `execute`, also where it raised; None before.
@@ -152,13 +66,16 @@ class TextRun:
         settings: TextSettings,
         *,
         overwrite: bool = False,
+        engine: ExecutionEngine | None = None,
     ) -> None:
+        self.engine = engine or LocalEngine()
         self.model = model
         self.data = data
         self.settings = settings
         self.result: TextRunResult | None = None
         capture = settings.store.capture
         assert capture is not None
+        check_engine(self.engine, settings.store)
         model.require_tokenizer()
         self.batches = TextBatches(model, capture.select, TextEncoder(model, settings.chat), settings.batch_tokens)
         self.folder = os.fspath(folder)
@@ -218,42 +135,58 @@ class TextRun:
             StorageError: the disk has no room for it, or what is written cannot be.
         """
         survey, tell = self.survey(), progress or (lambda now: None)
-        done = self.done()
-        there = sum(done)
-        now = TextProgress(there, survey.fitting, earlier=there, written=self.layout.written())
-        room: TextRoom | None = None
+        before = sum(self.done())
+        now = TextProgress(before, survey.fitting, earlier=before, written=self.layout.written())
+        room = TextRoom(self.layout, self.settings.store)
+        attempts = Attempts(missing_texts)
         reason: str | None = "interrupted"
         try:
             tell(now)
-            if there < survey.fitting:
-                room = TextRoom(self.layout, self.settings.store)
+            if before < survey.fitting:
                 room.check(self.sizes(), survey)
-                with self.layout, closing(self._records(done, room, now)) as arriving:
-                    for now in arriving:
-                        tell(now)
+                again = True
+                while again:
+                    with self.layout, closing(self._records(room, attempts, now)) as arriving:
+                        for now in arriving:
+                            tell(now)
+                    again = attempts.again
             now = replace(now, written=self.layout.written())
             tell(now)
-            reason = room.refused if room is not None else None
+            reason = room.refused or attempts.reason
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise
         finally:
-            self.result = TextRunResult(survey.total, now.done, now.done - there, survey, now, reason)
+            new, failures = now.done - before, attempts.failures
+            self.result = TextRunResult(survey.total, now.done, new, survey, now, reason, failures)
         return self.result
 
-    def _records(self, done: bytearray, room: TextRoom, now: TextProgress) -> Generator[TextProgress]:
-        """Give each record to the layout; says how far it has come after each."""
-        began = time.monotonic()
-        arriving = self.batches.compute(self.data, is_done=lambda text: bool(done[text.number]))
-        for text, record in arriving:
-            if not room.fits(record):
+    def _records(self, room: TextRoom, attempts: Attempts, now: TextProgress) -> Generator[TextProgress]:
+        """Have the engine compute what has no record yet; says how far it has come after each."""
+        began = time.monotonic() - now.seconds
+        done = self.done()
+        now = replace(now, done=sum(done))
+        tasks = attempts.begin(self._tasks(done, room))
+        work = TextWork(self.batches, self.settings, room, self.layout)
+        with closing(self.engine.run(work, tasks)) as outcomes:
+            for outcome in outcomes:
+                attempts.take(outcome)
+                now = replace(
+                    now,
+                    done=now.done + outcome.records,
+                    tokens=now.tokens + outcome.tokens,
+                    seconds=time.monotonic() - began,
+                    written=self.layout.written() + attempts.written,
+                )
+                yield now
+
+    def _tasks(self, done: bytearray, room: TextRoom) -> Iterator[Task]:
+        """The batches of which records are missing, until there is no room for a record."""
+        for batch in self.batches.plan(self.data, is_done=lambda text: bool(done[text.number])):
+            if room.refused is not None:
                 return
-            self.layout.append(record)
-            done[text.number] = 1
-            tokens = now.tokens + _length(record)
-            seconds = time.monotonic() - began
-            now = replace(now, done=now.done + 1, tokens=tokens, seconds=seconds, written=self.layout.written())
-            yield now
+            there = frozenset(each.text.number for each in batch if done[each.text.number])
+            yield Task(batch[0].text.number, batch, there)
 
     def _describe(self) -> dict[str, Any]:
         """What defines this run, as `describe_run` of a benchmark's."""
@@ -299,7 +232,3 @@ class _Ids:
                 f"the rows {first} and {second} of {self._data.source} (counted from 0) have the same id; "
                 f"{len(twice)} ids stand twice. Make them differ, or leave the field out: --drop-fields id"
             )
-
-
-def _length(record: ActivationRecord) -> int:
-    return len(record.input_ids) + len(record.output_ids)

@@ -19,6 +19,7 @@ from actframe.testing.records import assert_same_record, random_record
 
 if TYPE_CHECKING:
     from actframe.testing.adapters import BenchmarkAdapterTests
+    from actframe.testing.engines import ExecutionEngineTests
     from actframe.testing.storage import StorageBackendTests
     from actframe.testing.strategies import CaptureStrategyTests
 
@@ -27,6 +28,7 @@ __all__ = [
     "FAMILIES",
     "BenchmarkAdapterTests",
     "CaptureStrategyTests",
+    "ExecutionEngineTests",
     "SelfTestReport",
     "StorageBackendTests",
     "assert_same",
@@ -42,6 +44,7 @@ __all__ = [
 _SUITES = {
     "BenchmarkAdapterTests": "actframe.testing.adapters",
     "CaptureStrategyTests": "actframe.testing.strategies",
+    "ExecutionEngineTests": "actframe.testing.engines",
     "StorageBackendTests": "actframe.testing.storage",
 }
 
