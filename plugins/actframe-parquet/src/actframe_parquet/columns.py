@@ -47,6 +47,9 @@ class Stored:
             raise FormatError(f"a tensor is said to be stored as {said!r:.80}")
         if not isinstance(found.shape, list) or any(type(length) is not int or length < 0 for length in found.shape):
             raise FormatError(f"a tensor is said to have the shape {found.shape!r:.80}")
+        starts = [] if found.starts is None else found.starts
+        if not isinstance(starts, list) or any(type(start) is not int for start in starts) or sorted(starts) != starts:
+            raise FormatError(f"the rows of a tensor are said to begin at {starts!r:.80}")
         return found
 
     @property
@@ -69,8 +72,8 @@ class Stored:
             while pyarrow.types.is_nested(flat.type):
                 flat = flat.flatten()
             values = flat.to_numpy(zero_copy_only=False)
-        if self.torch_dtype.is_complex:
-            values = values.view({"complex64": "c8", "complex128": "c16"}[self.dtype])
+        if self.torch_dtype.is_complex and values.dtype.kind == "f" and len(values) % 2 == 0:
+            values = values.view(f"c{2 * values.itemsize}")
         if len(values) != math.prod(shape):
             raise FormatError(f"a tensor of shape {shape} has {len(values)} elements in the file")
         return narrowed(values.reshape(shape), self.torch_dtype)
