@@ -17,7 +17,7 @@ from typing import Any
 from actframe.errors import PluginError
 from actframe.extension import Extension
 
-__all__ = ["check_extension", "classes_in", "contract_of"]
+__all__ = ["check_extension", "claims_of", "classes_in", "contract_of"]
 
 NAME = re.compile(r"[^\s:/\\]+")
 """A name that can be typed: `benchmark:task` and paths mean something else."""
@@ -69,6 +69,15 @@ def check_extension(extension: object) -> type[Extension]:
     if not _is_ours(extension):
         _check_methods(extension, contract)
     return extension
+
+
+def claims_of(extension: type[Extension]) -> list[str]:
+    """What an extension wants to be found by, in words that are the same for all that want the same."""
+    values = {each: str(getattr(extension, each)).lower() for each in extension.found_by if each != "name"}
+    return [
+        f"{extension.kind} {extension.name!r}",
+        *(f"the {each} {value!r} of a {extension.kind}" for each, value in values.items()),
+    ]
 
 
 def _is_ours(extension: type) -> bool:

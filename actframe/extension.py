@@ -22,3 +22,6 @@ class Extension:
 
     built_for: ClassVar[int] = 1
     """Which version of its contract an implementation was written for. This default is never raised."""
+
+    found_by: ClassVar[tuple[str, ...]] = ("name",)
+    """The attributes by which users name an extension of this kind: no two may have the same."""

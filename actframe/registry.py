@@ -18,7 +18,7 @@ from importlib import metadata
 from types import ModuleType
 from typing import Any, TypeVar
 
-from actframe.contracts import check_extension, classes_in
+from actframe.contracts import check_extension, claims_of, classes_in
 from actframe.distributions import Entry, find_entries
 from actframe.errors import PluginError, UnknownNameError, nearest
 from actframe.extension import Extension
@@ -67,6 +67,7 @@ class Registry:
         self._entries = list(entries)
         self._hooks = HookTable()
         self._plugins: dict[str, Plugin] = {}
+        self._owners: dict[str, list[Plugin]] = {}
         # Reentrant, because a plugin may look an extension up while it is loaded, and must hear that it cannot.
         self._lock = threading.RLock()
         self._done: set[str] = set()
@@ -114,16 +115,16 @@ class Registry:
 
     def problems(self, plugin: Plugin) -> list[str]:
         """What is wrong with a plugin, each in a line: its errors, and the names that another plugin claims too."""
+        self._collect()
         said = [
             describe_error(error) if hook in AT_START else f"in {hook}: {describe_error(error)}"
             for hook, error in plugin.errors.items()
         ]
-        for mine in plugin.extensions:
-            owners = [other for other in self.plugins() for each in other.extensions if _key(each) == _key(mine)]
-            if rivals := " and ".join(str(other) for other in owners if other is not plugin):
+        for claim in (claim for each in plugin.extensions for claim in claims_of(each)):
+            if rivals := " and ".join(str(other) for other in self._owners.get(claim, ()) if other is not plugin):
                 said.append(
-                    f"{mine.kind} {mine.name!r} is also claimed by {rivals}, so none of them is used; uninstall one, "
-                    f"or choose with {LIMIT_VARIABLE}"
+                    f"{claim} is also claimed by {rivals}, so it means none of them; uninstall one, or choose with "
+                    f"{LIMIT_VARIABLE}"
                 )
         return said
 
@@ -191,16 +192,19 @@ class Registry:
 
     def _collect_all(self) -> None:
         provided = {plugin.name: given for plugin, given in self.call_each("extensions")}
-        builtin: set[tuple[str, str]] = set()
+        builtin: set[str] = set()
+        self._owners = {}
         # The built-in one first, whatever order plugins want to be called in.
         for plugin in self._plugins.values():
             plugin.extensions.clear()
             if plugin.name in provided:
                 self._take(plugin, provided[plugin.name], builtin)
+            for claim in (claim for each in plugin.extensions for claim in claims_of(each)):
+                self._owners.setdefault(claim, []).append(plugin)
             if plugin.is_builtin:
-                builtin = {_key(each) for each in plugin.extensions}
+                builtin = set(self._owners)
 
-    def _take(self, plugin: Plugin, provided: Any, builtin: set[tuple[str, str]]) -> None:
+    def _take(self, plugin: Plugin, provided: Any, builtin: set[str]) -> None:
         """Take what is usable of a plugin's extensions, and say of the others why they are not."""
         refused: list[BaseException] = []
         try:
@@ -288,16 +292,14 @@ def _load_builtin() -> ModuleType:
     return importlib.import_module(BUILTIN)
 
 
-def _key(extension: type[Extension]) -> tuple[str, str]:
-    return extension.kind, extension.name
-
-
-def _usable(extension: object, plugin: Plugin, builtin: set[tuple[str, str]]) -> type[Extension]:
+def _usable(extension: object, plugin: Plugin, builtin: set[str]) -> type[Extension]:
     usable = check_extension(extension)
-    if _key(usable) in builtin:
-        raise PluginError(f"{usable.kind} {usable.name!r} is built in and cannot be replaced")
-    if any(_key(each) == _key(usable) for each in plugin.extensions):
-        raise PluginError(f"extensions() gave two of the {usable.kind} {usable.name!r}; give it once")
+    mine = {claim for each in plugin.extensions for claim in claims_of(each)}
+    for claim in claims_of(usable):
+        if claim in builtin:
+            raise PluginError(f"{claim} is built in and cannot be replaced")
+        if claim in mine:
+            raise PluginError(f"extensions() gave {claim} twice; give it once")
     return usable
 
 

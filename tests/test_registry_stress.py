@@ -208,7 +208,7 @@ def test_a_failure_is_warned_about_once(folder):
         ("7", "extensions() returned 7: return a list of classes"),
         ("[Mine()]", "extensions() gave an instance of Mine: give the class itself"),
         ("[int]", "extensions() gave <class 'int'>, which is not a subclass of actframe's contracts"),
-        ("[Mine, Mine]", "extensions() gave two of the storage backend 'mine'; give it once"),
+        ("[Mine, Mine]", "extensions() gave storage backend 'mine' twice; give it once"),
         ("[StorageBackend]", "extensions() gave the contract StorageBackend itself"),
         (
             "[type('Loose', StorageBackend.__bases__[:1], {'name': 'loose', 'kind': 'thing'})]",
@@ -324,6 +324,23 @@ def test_what_is_built_in_is_never_replaced_whenever_a_plugin_wants_to_be_called
     assert found.find(StorageBackend, "pickle").__module__ == "actframe.storage.pickle_"
 
 
+def test_a_suffix_that_is_built_in_is_taken_as_well(folder):
+    folder.install("shadow", backend("shadow", suffix=('".shadow"', '".PKL"')))
+    found = folder.registry()
+    assert problems_of(found) == {"shadow": "the suffix '.pkl' of a storage backend is built in and cannot be replaced"}
+    assert "shadow" not in found.installed(StorageBackend)
+
+
+def test_two_plugins_with_one_suffix_are_both_told_and_stay_usable_by_name(folder):
+    folder.install("one", backend("one", suffix=('".one"', '".same"')))
+    folder.install("two", backend("two", suffix=('".two"', '".same"')))
+    found = folder.registry()
+    said = problems_of(found)
+    assert said["one"].startswith("the suffix '.same' of a storage backend is also claimed by 'two' (actframe-two 1.2)")
+    assert said["two"].startswith("the suffix '.same' of a storage backend is also claimed by 'one' (actframe-one 1.2)")
+    assert {"one", "two"} <= found.installed(StorageBackend).keys()
+
+
 def test_a_plugin_called_as_the_built_in_one_is_not_the_built_in_one(folder):
     folder.install("other", entry_points=b"[actframe]\nactframe.builtin = actframe.builtin\n")
     found = folder.registry()
@@ -337,8 +354,12 @@ def test_of_two_plugins_with_one_name_each_says_that_it_is_the_other_who_has_it_
     folder.install("two", backend("same"))
     found = folder.registry()
     said = problems_of(found)
-    assert said["one"].startswith("storage backend 'same' is also claimed by 'two' (actframe-two 1.2), so none of them")
-    assert said["two"].startswith("storage backend 'same' is also claimed by 'one' (actframe-one 1.2), so none of them")
+    assert said["one"].startswith(
+        "storage backend 'same' is also claimed by 'two' (actframe-two 1.2), so it means none"
+    )
+    assert said["two"].startswith(
+        "storage backend 'same' is also claimed by 'one' (actframe-one 1.2), so it means none"
+    )
     with pytest.raises(PluginError, match="'same' is claimed by 'one' .* and 'two'"):
         found.find(StorageBackend, "same")
 

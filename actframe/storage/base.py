@@ -29,6 +29,7 @@ class StorageBackend(Extension, ABC):
 
     kind: ClassVar[str] = "storage backend"
     contract_version: ClassVar[int] = 1
+    found_by: ClassVar[tuple[str, ...]] = ("name", "suffix")
     suffix: ClassVar[str]
     """How file names end, with the dot. The longest suffix that matches a path wins."""
     reads_lazily: ClassVar[bool] = False
