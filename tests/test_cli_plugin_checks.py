@@ -80,7 +80,7 @@ def installed(tmp_path, monkeypatch):
 
 
 def check(name, *flags):
-    result = CliRunner().invoke(app, ["plugins", "--check", name, *flags])
+    result = CliRunner(env={"COLUMNS": "120"}).invoke(app, ["plugins", "--check", name, *flags])
     return result.exit_code, " ".join(result.stdout.split()), " ".join(result.stderr.split())
 
 
