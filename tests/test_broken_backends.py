@@ -98,7 +98,9 @@ class TidiesUp(Sound):
 
 class ForgetsStrides(Sound):
     def write(self, path, bundle):
-        self.changed(path, bundle, lambda each: torch.zeros(each.shape) if 0 in each.stride() else each)
+        self.changed(
+            path, bundle, lambda each: torch.zeros(each.shape) if each.numel() and 0 in each.stride() else each
+        )
 
 
 class ViewsEverything(Sound):
@@ -139,7 +141,9 @@ class NoDot(Sound):
 
 class SharesMemory(Sound):
     def read(self, path, names=None):
-        return self.looked_up(path, names, lambda each: torch.cat([each, each])[:30] if len(each) == 30 else each)
+        return self.looked_up(
+            path, names, lambda each: torch.cat([each, each])[:30] if each.shape == (30, 64) else each
+        )
 
 
 class Eager(Sound):
@@ -185,10 +189,11 @@ class OneReader(Sound):
         if self.reading:
             raise RuntimeError("already reading")
         self.reading = True
-        time.sleep(0.002)
-        found = super().read(path, names)
-        self.reading = False
-        return found
+        try:
+            time.sleep(0.002)
+            return super().read(path, names)
+        finally:
+            self.reading = False
 
 
 class OtherSums(Sound):
@@ -207,15 +212,19 @@ class StaysOpen(Sound):
 
 class EmptyWhereTorn(Sound):
     def read(self, path, names=None):
-        if 150 < path.stat().st_size < 170:
-            return Bundle({})
-        return super().read(path, names)
+        try:
+            return super().read(path, names)
+        except FormatError:
+            if 150 < path.stat().st_size < 170:
+                return Bundle({})
+            raise
 
 
 class OtherErrors(Sound):
     def read(self, path, names=None):
-        if path.read_bytes()[:2] == b"PK":
-            raise KeyError("header")
+        with path.open("rb") as file:
+            if file.read(2) == b"PK":
+                raise KeyError("header")
         return super().read(path, names)
 
 
@@ -243,13 +252,18 @@ MUTANTS = [
     Mutant(ReplacesSurrogates, "test_nested_and_unicode_metadata_survive", "metadata changed"),
     Mutant(NothingFromNothing, "test_a_bundle_without_tensors_survives", "need at least one array"),
     Mutant(DropsTheNameless, "test_every_name_survives_or_is_refused", "the name '' was taken and is not there"),
-    Mutant(NewFilesOnly, "test_an_empty_file_at_the_path_is_written_over", "FileExists", frozenset({NAMED, STORE})),
+    Mutant(NewFilesOnly, "test_an_empty_file_at_the_path_is_written_over", "FileExists", frozenset({NAMED})),
     Mutant(TidiesUp, "test_what_is_written_is_left_as_it_was", "write() moved 'layer_0', which belongs to its caller"),
     Mutant(ForgetsStrides, "test_a_view_is_written_as_what_it_shows", "of the expanded view"),
     Mutant(ViewsEverything, "test_an_empty_tensor_of_numpy_survives", "cannot view a tensor with these strides"),
     Mutant(TakesOffGradients, "test_a_tensor_with_a_gradient_is_written_and_left_alone", "took the gradient"),
     Mutant(ReadsAll, "test_only_the_names_asked_for_are_read", "it gave ['layer_0', 'layer_1', 'layer_2', 'layer_3']"),
-    Mutant(RowsTooFar, "test_dtype_shape_and_rows_of_a_tensor_are_those_of_the_tensor", "of rows('layer_0', 12, 18)"),
+    Mutant(
+        RowsTooFar,
+        "test_dtype_shape_and_rows_of_a_tensor_are_those_of_the_tensor",
+        "of rows('layer_0', 12, 18)",
+        frozenset({STORE}),
+    ),
     Mutant(NoDot, "test_it_is_found_by_its_name_and_suffix_and_made_without_arguments", "suffix is 'sound'"),
     Mutant(SharesMemory, "test_what_is_read_owns_its_memory", "holds on to 7680; clone it"),
     Mutant(Eager, "test_one_tensor_is_read_without_the_rest", "before any tensor was asked for"),

@@ -35,7 +35,7 @@ class Reversed(Hooks):
 
 class WithoutReason(Hooks):
     def available(self, model, layout):
-        return super().available(model, layout)[:-1]
+        return Hooks().available(model, layout)[:-1]
 
     def refusal(self, site, model, layout):
         return True
@@ -195,8 +195,13 @@ MUTANTS = [
         frozenset({"test_generation_with_padding_is_recorded_as_the_strategy_hooks_does"}),
     ),
     Mutant(Twice, "test_each_site_is_emitted_once_in_each_forward_pass", "embeddings 2 times"),
-    Mutant(MoreThanAsked, "test_only_the_sites_asked_for_are_emitted", "were asked for, and", GENERATION),
-    Mutant(Rounded, "test_what_is_emitted_is_what_plain_hooks_see_bit_for_bit", "layer_1 is not bit for bit what"),
+    Mutant(MoreThanAsked, "test_only_the_sites_asked_for_are_emitted", "were asked for, and"),
+    Mutant(
+        Rounded,
+        "test_what_is_emitted_is_what_plain_hooks_see_bit_for_bit",
+        "layer_1 is not bit for bit what",
+        frozenset({"test_what_is_emitted_is_the_tensor_of_the_model_with_its_graph"}),
+    ),
     Mutant(
         Detached,
         "test_what_is_emitted_is_the_tensor_of_the_model_with_its_graph",
@@ -207,7 +212,6 @@ MUTANTS = [
         LeavesANote,
         "test_nothing_stays_on_the_model_when_the_block_ends",
         "(LlamaForCausalLM) is not as it was when the block ended: was_observed changed",
-        frozenset({"test_two_may_be_attached_at_once_and_end_in_any_order"}),
     ),
     Mutant(
         StaysAfterAnError,
