@@ -38,7 +38,8 @@ docs: install
 .PHONY: install
 install: $(BIN)/python
 	$(PIP) --editable '.[test]' --editable plugins/actframe-npz --editable plugins/actframe-lm-eval \
-		--editable 'plugins/actframe-zarr[test]' --editable 'plugins/actframe-parquet[test]'
+		--editable 'plugins/actframe-zarr[test]' --editable 'plugins/actframe-parquet[test]' \
+		--editable plugins/template
 	$(MODEL)
 	$(ENCODER)
 

@@ -10,9 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-import actframe
 from actframe import hookspecs
 from actframe.runs.smollm2 import smollm2_folder
 
@@ -80,7 +78,7 @@ def hooks():
 @pytest.mark.parametrize(("name", "function"), hooks(), ids=[name for name, _ in hooks()])
 def test_a_hook_is_documented_with_its_exact_signature(name, function):
     signature = str(inspect.signature(function)).replace("'", "")
-    assert f"`{name}{signature}`" in (ROOT / "docs" / "plugins.md").read_text()
+    assert f"`{name}{signature}`" in (ROOT / "docs" / "plugins" / "index.md").read_text()
 
 
 @pytest.mark.parametrize("name", [name for name, _ in hooks()])
@@ -89,17 +87,20 @@ def test_a_hook_has_a_test(name):
     assert f"def {name}(" in tests
 
 
-def test_the_storage_backend_of_the_plugin_page_round_trips(tmp_path):
-    blocks = FENCED.findall((ROOT / "docs" / "plugins.md").read_text())
-    (source,) = [block for block in blocks if "class TorchSaveBackend" in block]
-    space = {}
-    exec(source, space)
-    bundle = actframe.Bundle({"layer_0": torch.randn(3, 4).bfloat16()}, {"prompt": "é"})
-    backend = space["TorchSaveBackend"]()
-    backend.write(tmp_path / "x.pt", bundle)
-    back = backend.read(tmp_path / "x.pt", ["layer_0"])
-    assert back.metadata == bundle.metadata
-    assert torch.equal(back.tensors["layer_0"], bundle.tensors["layer_0"])
+@pytest.mark.parametrize(
+    ("page", "module", "most_lines"),
+    [
+        ("index.md", "__init__.py", 15),
+        ("storage-backend.md", "backend.py", 30),
+        ("capture-strategy.md", "strategy.py", 30),
+        ("benchmark.md", "benchmark.py", 20),
+    ],
+)
+def test_a_plugin_page_shows_what_is_in_the_template_and_tested_there(page, module, most_lines):
+    source = (ROOT / "plugins" / "template" / "src" / "actframe_example" / module).read_text()
+    blocks = FENCED.findall((ROOT / "docs" / "plugins" / page).read_text())
+    assert f"# actframe_example/{module}\n{source}" in blocks
+    assert len(source.splitlines()) <= most_lines
 
 
 def test_the_example_runs(tmp_path):
