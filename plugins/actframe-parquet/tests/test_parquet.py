@@ -103,8 +103,15 @@ def test_the_examples_of_the_readme_run(tmp_path, monkeypatch):
     for right, dimension, mean in found:
         assert mean == pytest.approx(last[right][:, dimension - 1].double().mean().item())
     assert [json.loads(text) for _, text in names["ids"].fetchall()] == [record["input_ids"] for record in records]
+    assert names["rows"].fetchall() == [("even", 5 + 7 + 9 + 11 + 13), ("odd", 6 + 8 + 10 + 12 + 14)]
     assert names["wrong"]["layer_1"].to_numpy().shape == (sum(5 + n for n in range(10) if n % 3), 16)
     assert names["dataset"].with_format("torch")[:8]["layer_1"].shape == (8, 16)
+
+
+def test_the_zeros_that_widening_adds_take_no_space(path):
+    values = torch.randn(2000, 512).bfloat16()
+    ParquetBackend().write(path, Bundle({"layer_0": values}))
+    assert path.stat().st_size < values.nbytes * 0.9
 
 
 def test_one_query_gives_activations_with_their_labels(tmp_path):

@@ -1,5 +1,6 @@
 """The plugin as users have it: found through its entry point, used through actframe, read by Zarr and xarray alone."""
 
+import io
 import json
 import re
 import subprocess
@@ -16,7 +17,8 @@ import xarray
 import zarr
 from actframe_zarr import arrays
 from actframe_zarr.backend import ZarrBackend
-from zarr.storage import LocalStore, ZipStore
+from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from actframe import (
     ActivationStore,
@@ -96,6 +98,34 @@ def test_the_examples_of_the_readme_run(tmp_path, monkeypatch):
     fsspec.filesystem("memory").put(str(names["shard"]), "/bucket/shard.zarr.zip")
     remote = names["remote_dataset"]("memory://bucket/shard.zarr.zip")
     xarray.testing.assert_identical(remote, names["dataset"])
+
+
+class Counted(io.FileIO):
+    """A file that knows how many bytes were read of it, as a bucket would."""
+
+    taken = 0
+
+    def readinto(self, buffer):
+        count = super().readinto(buffer)
+        self.taken += count
+        return count
+
+    def read(self, size=-1):
+        data = super().read(size)
+        self.taken += len(data)
+        return data
+
+
+def test_of_sites_that_are_not_used_nothing_is_fetched(path):
+    save_activations(random_record(0, 200, sites=[f"layer_{layer}" for layer in range(12)], d_model=256), path)
+    with Counted(path) as file:
+        files = AsyncFileSystemWrapper(fsspec.filesystem("zip", fo=file), asynchronous=True)
+        store = FsspecStore(files, path="", read_only=True)
+        dataset = xarray.open_dataset(store, engine="zarr", consolidated=False, zarr_format=3)
+        assert dataset.layer_7.shape == (200, 256)
+        file.taken = 0
+        dataset.layer_7.load()
+        assert 0 < file.taken < path.stat().st_size / 6
 
 
 def test_a_store_in_zarr_gives_back_its_records(tmp_path, shard):
