@@ -2,7 +2,6 @@
 
 import ast
 import operator
-import pickle
 from collections import Counter
 from fractions import Fraction
 
@@ -107,7 +106,3 @@ def test_a_wrong_or_missing_number_does_not_score():
     arithmetic = Arithmetic()
     assert not arithmetic.score("16", QUESTIONS[0])
     assert not arithmetic.score(arithmetic.extract_answer("I do not know.", QUESTIONS[0]), QUESTIONS[0])
-
-
-def test_it_can_be_pickled_and_gives_the_same_questions_again():
-    assert list(pickle.loads(pickle.dumps(Arithmetic())).questions()) == QUESTIONS

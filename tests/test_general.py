@@ -1,6 +1,5 @@
 """The questions of `general`: how many, how balanced, and how they are put and answered."""
 
-import pickle
 from collections import Counter
 
 from actframe.benchmarks.base import BenchmarkAdapter
@@ -92,10 +91,6 @@ def test_only_the_right_letter_scores():
     assert [general.score(letter, question) for letter in question.letters].count(True) == 1
     assert general.score(general.extract_answer(right_choice(question), question), question)
     assert not general.score(None, question)
-
-
-def test_it_can_be_pickled_and_gives_the_same_questions_again():
-    assert list(pickle.loads(pickle.dumps(General())).questions()) == QUESTIONS
 
 
 def test_options_are_ranked_by_their_texts_since_no_letters_are_shown():

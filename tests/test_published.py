@@ -3,8 +3,6 @@
 import json
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow
@@ -63,16 +61,6 @@ def test_every_question_has_an_answer_among_its_choices_and_an_id_of_its_own(nam
     assert len({question.id for question in questions}) == len(questions)
     for question in questions:
         assert not question.choices or not question.answer or question.answer in question.letters
-
-
-def test_ids_and_choices_are_the_same_in_every_process():
-    code = (
-        "import sys; from actframe.benchmarks.opening import open_benchmark as o, BenchmarkOptions as B;"
-        "print([(q.id, q.choices) for n in sys.argv[2:] for q in o(n, B(data=sys.argv[1] + n)).questions()])"
-    )
-    command = [sys.executable, "-c", code, f"{DATA}/", *NAMES]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str([(q.id, q.choices) for name in NAMES for q in opened(name).questions()])
 
 
 @pytest.mark.parametrize("style", PROMPT_STYLES)

@@ -143,7 +143,7 @@ def _verdict(report: SuiteReport) -> Iterator[str | tuple[str, str]]:
         yield f"{failed} of {len(results)} checks failed" if failed else "nothing was checked", "bold red"
         return
     yield "keeps its contract", "bold green"
-    yield f": {results.count('ok')} checks" + (f", and {skipped} of what it does not offer" if skipped else "")
+    yield f": {results.count('ok')} checks" + (f"; {skipped} skipped" if skipped else "")
 
 
 def _as_json(checked: _Checked) -> dict[str, Any]:

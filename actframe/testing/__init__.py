@@ -8,6 +8,7 @@ tiny seeded models, records and tensors without a model, and a model's self-test
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from actframe.errors import needs_extra
@@ -53,6 +54,10 @@ def __getattr__(name: str) -> Any:
     """Import a suite when it is first used: only then is pytest needed."""
     if name not in _SUITES:
         raise AttributeError(f"module 'actframe.testing' has no attribute {name!r}")
+    home = _SUITES[name]
     with needs_extra(f"actframe.testing.{name}", "pytest", "testing"):
-        module = importlib.import_module(_SUITES[name])
-    return getattr(module, name)
+        import pytest
+    if home not in sys.modules:
+        # So that a failure shows the values that were compared, as in a test file.
+        pytest.register_assert_rewrite(home)
+    return getattr(importlib.import_module(home), name)

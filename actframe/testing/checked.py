@@ -11,12 +11,11 @@ import pytest
 
 from actframe.benchmarks.base import BenchmarkAdapter
 from actframe.capture.base import CaptureStrategy
+from actframe.runs.engines import ExecutionEngine
 from actframe.storage.base import StorageBackend
-from actframe.testing.adapters import BenchmarkAdapterTests
-from actframe.testing.storage import StorageBackendTests
-from actframe.testing.strategies import CaptureStrategyTests
+from actframe.testing import BenchmarkAdapterTests, CaptureStrategyTests, ExecutionEngineTests, StorageBackendTests
 
-__all__ = ["SUITES", "TestBenchmarkAdapter", "TestCaptureStrategy", "TestStorageBackend"]
+__all__ = ["SUITES", "TestBenchmarkAdapter", "TestCaptureStrategy", "TestExecutionEngine", "TestStorageBackend"]
 
 
 class TestStorageBackend(StorageBackendTests):
@@ -49,9 +48,20 @@ class TestBenchmarkAdapter(BenchmarkAdapterTests):
         return adapter
 
 
+class TestExecutionEngine(ExecutionEngineTests):
+    """The suite of an engine."""
+
+    @pytest.fixture
+    def engine(self, checked: Any) -> ExecutionEngine:
+        """The installed one, with the options that it has where nothing is said."""
+        engine: ExecutionEngine = checked()
+        return engine
+
+
 SUITES: dict[type[Any], type[Any]] = {
     StorageBackend: TestStorageBackend,
     CaptureStrategy: TestCaptureStrategy,
     BenchmarkAdapter: TestBenchmarkAdapter,
+    ExecutionEngine: TestExecutionEngine,
 }
 """Which suite an extension is held to, by its contract."""

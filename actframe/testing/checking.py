@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 import tempfile
 from collections.abc import Callable
@@ -139,4 +140,6 @@ def _what_is_wrong(report: pytest.TestReport) -> str:
         if crash.message.startswith(said):
             # What pytest adds is about the names of variables in the check, of which the reader knows nothing.
             return str(crash.message.removeprefix(said).partition("\nassert ")[0])
+    if crash.message == "AssertionError":
+        return f"not so: {linecache.getline(crash.path, crash.lineno).strip().removeprefix('assert ')}"
     return f"{crash.message} (raised at {crash.path}:{crash.lineno})"

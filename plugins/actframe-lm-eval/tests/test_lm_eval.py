@@ -1,7 +1,6 @@
 """Tasks of the real library, read from local files: the same prompts, and the same metrics as its own evaluation."""
 
 import json
-import pickle
 import warnings
 from dataclasses import replace
 from importlib import metadata
@@ -256,13 +255,6 @@ def test_in_a_chat_examples_are_messages(tmp_path):
     assert [each.role for each in messages] == ["system", "user", "assistant", "user", "assistant", "user"]
     assert messages[0].content == "Be short."
     assert messages[-1].content == "Question: What is 0 + 3?\nAnswer:"
-
-
-def test_an_adapter_can_be_pickled(tmp_path):
-    adapter = LmEval(task_in(tmp_path, CHOICES))
-    again = pickle.loads(pickle.dumps(adapter))
-    assert list(again.questions()) == list(adapter.questions())
-    assert again.identity() == adapter.identity()
 
 
 @pytest.mark.parametrize(
