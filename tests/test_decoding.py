@@ -71,6 +71,7 @@ def test_rows_that_leave_are_recorded_as_they_are_alone(family, strategy, positi
     for request, response, record in recorded(REQUESTS):
         assert record.input_ids == request.input_ids
         assert record.output_ids == response.output_ids
+        assert record["batch_size"] == len(REQUESTS)
         ((_, _, alone),) = recorded([request])
         assert record.positions == alone.positions
         for site, tensor in record.activations.items():

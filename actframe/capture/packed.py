@@ -22,7 +22,6 @@ from actframe.capture.calls import Call
 from actframe.capture.columns import NOT_RUN
 from actframe.capture.kept import Arrivals, KeptRows
 from actframe.capture.paged import PagedRequests, Track
-from actframe.capture.rows import Row
 from actframe.capture.sequence import SequenceGroup
 from actframe.errors import ActframeError, CaptureError
 
@@ -104,7 +103,7 @@ class PackedGroup(SequenceGroup):
             CaptureError: one was not fed the tokens that it was answered with.
         """
         tracks = sorted(self.requests.take_answered(), key=lambda track: _place(track, order))
-        self.rows = [Row(number) for number in range(self.requests.largest)]
+        self.batch_size = self.requests.largest
         found = []
         for track in tracks:
             assert track.answer is not None

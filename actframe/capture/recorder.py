@@ -261,7 +261,7 @@ class ActivationRecorder:
                 "sites": list(found),
                 "strategy": self._strategy.name,
                 **group.circumstances,
-                "batch_size": len(group.rows),
+                "batch_size": group.batch_size,
                 "recorded": self.recorded,
                 **versions(),
                 "activations": found,

@@ -19,16 +19,18 @@ class Row:
         tip: its last column.
         length: how many positions it has.
         committed: how many of them come from calls that have returned.
+        prompt: how many of them are prompt, once the whole prompt is there.
     """
 
     origin: int
     tip: int = ROOT
     length: int = 0
     committed: int = 0
+    prompt: int | None = None
 
     def copy(self) -> Row:
         """The same sequence, which grows apart from this one."""
-        return Row(self.origin, self.tip, self.length, self.committed)
+        return Row(self.origin, self.tip, self.length, self.committed, self.prompt)
 
     def settled(self, columns: Columns) -> list[int]:
         """The columns of its committed positions."""

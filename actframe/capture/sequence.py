@@ -40,6 +40,7 @@ class SequenceGroup:
         rows: one for each row of the KV cache, in its order.
         ended: rows that left the cache because their sequences had ended.
         origins: how many rows the first forward pass had.
+        batch_size: how many rows there were at most.
         filled: how many slots of the cache are filled.
         prompt_width: how many of them are prompt, padding included.
         prompts: how many positions of each row are prompt, where they do not all end in one column.
@@ -59,7 +60,7 @@ class SequenceGroup:
         self.roots: dict[int, int] = {}
         self.rows: list[Row] = []
         self.ended: list[Row] = []
-        self.origins = self.filled = self.prompt_width = self.before = 0
+        self.origins = self.batch_size = self.filled = self.prompt_width = self.before = 0
         self.prompts: Sequence[int] | None = None
         self.encoder: SequenceGroup | None = None
         self.delivered = self.is_closing = self.is_draft = self.has_holes = False
@@ -68,7 +69,6 @@ class SequenceGroup:
         self._arrivals = Arrivals(0, 0, None)
         self._cache: Any = None
         self._address: int | None = None
-        self._prompts: dict[int, int] = {}
 
     def owns(self, cache: Any) -> bool:
         """Whether this is the cache that the group's last call filled."""
@@ -165,6 +165,7 @@ class SequenceGroup:
                 row for number, row in enumerate(self.rows) if number not in chosen and row.origin not in stay
             ]
         self.rows = [self.rows[number].copy() for number in order]
+        self.batch_size = max(self.batch_size, len(self.rows))
 
     def copy(self, number: int, scratch: Scratch) -> SequenceGroup:
         """The same sequences, which a copy of the cache will continue; until it does there is nothing to deliver."""
@@ -173,6 +174,7 @@ class SequenceGroup:
         copied.rows = [row.copy() for row in self.rows]
         copied.origins, copied.filled, copied.prompt_width = self.origins, self.filled, self.prompt_width
         copied.before, copied.encoder, copied.is_draft = self.before, self.encoder, self.is_draft
+        copied.batch_size = self.batch_size
         copied.has_holes, copied.delivered = self.has_holes, True
         copied._count = self._count
         return copied
@@ -215,6 +217,7 @@ class SequenceGroup:
         """Make the rows, with the columns that others put into their cache before."""
         self.rows = [Row(number) for number in range(call.rows)]
         self.origins, self.filled, self.before = call.rows, start, start
+        self.batch_size = call.rows
         self.prompt_width = start + call.width
         past = tokens_before(call)
         for number, row in enumerate(self.rows if start else []):
@@ -225,7 +228,8 @@ class SequenceGroup:
     def _set_prompt(self, width: int) -> None:
         if width != self.prompt_width:
             self.prompt_width = width
-            self._prompts.clear()
+            for row in self.rows:
+                row.prompt = None
 
     def _advance(self, call: Call, start: int, recomputed: bool, is_first: bool) -> Arrivals:
         """Add the columns of a call to its rows, and number those that are kept."""
@@ -263,14 +267,13 @@ class SequenceGroup:
         """How many positions of a row are prompt, with those that a call adds."""
         if self.prompts is not None:
             return self.prompts[row.origin]
-        known = self._prompts.get(row.origin)
-        if known is not None and start >= self.prompt_width:
-            return known
+        if row.prompt is not None and start >= self.prompt_width:
+            return row.prompt
         _, length = self.columns.before(row.tip, row.length, self.prompt_width)
         if length == row.length:
             length += bisect_left(fresh, self.prompt_width - start)
         if self.filled >= self.prompt_width:
-            self._prompts[row.origin] = length
+            row.prompt = length
         return length
 
     def _check_cache(self, call: Call, start: int) -> None:

@@ -21,12 +21,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from actframe.benchmarks.base import Likelihood
 from actframe.capture.wrappers import wrapped
 from actframe.errors import ModelError
 from actframe.runs.choices import EncodedChoice, Ranking
+from actframe.runs.decoding import can_go_on
 from actframe.runs.models import LoadedModel
 
 __all__ = ["rank_batch"]
@@ -171,7 +172,7 @@ def _run_prompts(model: _Model, ids: list[list[int]]) -> _Prompts:
     each = torch.arange(len(asked), device=logits.device)
     logits = logits[each, (last - columns.start).to(logits.device)]
     places = {row: place for place, row in enumerate(asked)}
-    return _Prompts(ids, places, mask, logits, cache if _can_go_on(cache) else None, model.start is not None)
+    return _Prompts(ids, places, mask, logits, cache if can_go_on(cache) else None, model.start is not None)
 
 
 def _follow_prompts(
@@ -277,17 +278,6 @@ def _likelihood(logits: Tensor, continuation: list[int]) -> Likelihood:
     tokens = torch.tensor(continuation, device=logits.device)
     each = logprobs.gather(1, tokens[:, None])
     return Likelihood(float(each.sum()), bool((logprobs.argmax(-1) == tokens).all()), len(continuation))
-
-
-def _can_go_on(cache: Any) -> bool:
-    """Whether a cache can be continued several times from where it is.
-
-    Layers of keys and values make new tensors to hold more, and leave the old ones as they are, so that a shallow copy
-    of them goes its own way. Recurrent states are overwritten, and static caches are filled in place.
-    """
-    return type(cache) is DynamicCache and all(
-        type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
-    )
 
 
 def _pad(rows: list[list[int]], *, left: bool) -> tuple[Tensor, Tensor]:
