@@ -8,7 +8,7 @@ import torch
 from actframe import ActivationRecorder, Selection
 from actframe.benchmarks.general import General
 from actframe.runs import generation
-from actframe.runs.decoding import Decoding
+from actframe.runs.decoding import Decoding, shared_beginning
 from actframe.runs.generation import GenerationSettings, Request, generate_batch
 from actframe.runs.models import LoadedModel, load_model
 from actframe.testing import tiny_model, tiny_tokenizer
@@ -76,6 +76,86 @@ def test_rows_that_leave_are_recorded_as_they_are_alone(family, strategy, positi
         assert record.positions == alone.positions
         for site, tensor in record.activations.items():
             torch.testing.assert_close(tensor, alone.activations[site], rtol=1e-4, atol=1e-4)
+
+
+ALIKE = [Request([1, *range(40, 60), *range(3, 4 + 2 * number), 70 + number], number) for number in range(5)]
+
+
+def shapes_of_passes(model, run):
+    shapes = []
+    hook = model.register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    try:
+        run()
+    finally:
+        hook.remove()
+    return shapes
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_what_prompts_begin_with_is_computed_once(family, monkeypatch):
+    loaded = ending(family)
+    found = []
+    shapes = shapes_of_passes(loaded.model, lambda: found.extend(generate_batch(loaded, ALIKE, DRAWN)))
+    assert shapes[:2] == [(1, 22), (5, 9)]
+    assert all(width == 1 for _, width in shapes[2:])
+    monkeypatch.setattr(generation, "shared_beginning", lambda model, prompts: 0)
+    again = []
+    shapes = shapes_of_passes(loaded.model, lambda: again.extend(generate_batch(loaded, ALIKE, DRAWN)))
+    assert shapes[0] == (5, 31)
+    assert found == again
+
+
+@pytest.mark.parametrize("strategy", ["hooks", "output_hidden_states"])
+@pytest.mark.parametrize("positions", ["all", "prompt", "last_prompt", "response", [3, -1]])
+def test_rows_that_share_their_beginning_are_recorded_as_they_are_alone(strategy, positions):
+    loaded = ending("llama")
+    select = Selection(["embeddings", "layer_0"], positions=positions)
+
+    def recorded(requests):
+        with ActivationRecorder(loaded.model, select, strategy=strategy) as recorder:
+            responses = generate_batch(loaded, requests, DRAWN)
+        return list(zip(requests, responses, recorder.records, strict=True))
+
+    for request, response, record in recorded(ALIKE):
+        assert (record.input_ids, record.output_ids) == (request.input_ids, response.output_ids)
+        assert record["batch_size"] == len(ALIKE)
+        ((_, _, alone),) = recorded([request])
+        assert record.positions == alone.positions
+        assert record["prompt_length"] == alone["prompt_length"]
+        for site, tensor in record.activations.items():
+            torch.testing.assert_close(tensor, alone.activations[site], rtol=1e-4, atol=1e-4)
+
+
+def test_patterns_of_rows_that_share_their_beginning_are_those_of_rows_alone():
+    loaded = ending("llama")
+    loaded.model.set_attn_implementation("eager")
+
+    def recorded(requests):
+        with ActivationRecorder(loaded.model, "layer_0.attn_probs") as recorder:
+            generate_batch(loaded, requests, DRAWN)
+        return [record.activations["layer_0.attn_probs"] for record in recorder.records]
+
+    for request, pattern in zip(ALIKE, recorded(ALIKE), strict=True):
+        (alone,) = recorded([request])
+        torch.testing.assert_close(pattern, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "mixtral"])
+def test_where_places_are_counted_otherwise_every_row_is_computed_whole(family):
+    model = tiny_model(family)
+    assert shared_beginning(model, [each.input_ids for each in ALIKE]) == 0
+
+
+def test_little_in_common_and_prompts_that_are_the_same_are_computed_row_by_row():
+    model = tiny_model("llama")
+    prompts = [each.input_ids for each in ALIKE]
+    assert shared_beginning(model, prompts) == 22
+    assert shared_beginning(model, [*prompts, prompts[0]]) == 0
+    assert shared_beginning(model, prompts[:1]) == 0
+    assert shared_beginning(model, [[1, *range(10 * n, 10 * n + 30)] for n in range(1, 6)]) == 0
+    assert shared_beginning(model, [prompts[0], prompts[0][:5]]) == 4
 
 
 def test_rows_that_a_text_stops_leave_too():

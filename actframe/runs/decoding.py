@@ -1,12 +1,14 @@
-"""Decoding in which rows leave the batch when their responses have ended, so that nobody computes them any more.
+"""Decoding that computes what rows begin with in common once, and lets rows leave when their responses have ended.
 
-`generate` computes every row of a batch until the last one has ended. Responses of questions differ in length by a
-factor of ten, so most of what it computes then is of no account.
+`generate` computes every row of a batch from its first token until the last row has ended. Prompts of a benchmark begin
+alike, with a system message, an instruction, solved examples; and their responses differ in length by a factor of ten.
+So most of what it computes is the same again, or of no account.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +17,13 @@ from torch import LongTensor, Tensor
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-__all__ = ["Decoding", "can_go_on"]
+__all__ = ["Decoding", "can_go_on", "shared_beginning"]
 
 FULL = 0.75
 """Rows leave when fewer than this share of them goes on: each time, the keys and values of those are copied."""
+
+WORTHWHILE = 8
+"""What rows have in common is computed once where that saves at least one token in so many."""
 
 OF_GENERATE = ("generate", "prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
 """What a model class overrides that feeds its forward something of its own, or keeps something for each row."""
@@ -32,6 +37,7 @@ class Decoding:
 
     Args:
         count: how many rows the batch has.
+        shared: how many tokens all rows begin with, without padding before or among them; they are computed once.
 
     Attributes:
         rows: the numbers of those that are computed. Processors and criteria that treat each row in a way of its own
@@ -39,6 +45,7 @@ class Decoding:
     """
 
     count: int
+    shared: int = 0
     rows: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,6 +80,8 @@ class Decoding:
         ids: Tensor = input_ids
         ended: dict[int, Tensor] = {}
         live = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
+        if self.shared and can_go_on(given.get("past_key_values")):
+            _compute_once(model, ids[:1, : self.shared], len(ids), given)
         while True:
             logits = _step(model, ids, given)
             scores = logits_processor(ids, logits)
@@ -92,6 +101,13 @@ class Decoding:
         for row, tokens in ended.items():
             sequences[row, : len(tokens)] = tokens
         return sequences
+
+
+def _compute_once(model: Any, beginning: Tensor, count: int, given: dict[str, Any]) -> None:
+    """Fill the cache with what so many rows begin with."""
+    own = {"input_ids": beginning, "position_ids": given["position_ids"][:1, : beginning.shape[1]]}
+    model(**{**given, **own, "attention_mask": None}, return_dict=True)
+    given["past_key_values"].batch_repeat_interleave(count)
 
 
 def _step(model: Any, ids: Tensor, given: dict[str, Any]) -> Tensor:
@@ -129,3 +145,42 @@ def can_go_on(cache: Any) -> bool:
     return type(cache) is DynamicCache and all(
         type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
     )
+
+
+def shared_beginning(model: Any, prompts: Sequence[Sequence[int]]) -> int:
+    """With how many tokens all prompts of a batch begin that are worth to be computed once; 0 where they may not be.
+
+    What follows on them has different lengths, so padding stands between them and the rest. That is right only where
+    attention knows places by their rotary embeddings alone: counted in columns, as by a sliding window, or by a
+    recurrent state, the rest would be further away.
+
+    Args:
+        model: one that `Decoding` suits.
+        prompts: their token ids. Where two are the same, their recorded rows could not be told apart.
+    """
+    if len(set(map(tuple, prompts))) < max(2, len(prompts)):
+        return 0
+    columns = enumerate(zip(*(prompt[:-1] for prompt in prompts), strict=False))
+    shared = next((place for place, tokens in columns if len(set(tokens)) > 1), min(map(len, prompts)) - 1)
+    if shared * (len(prompts) - 1) * WORTHWHILE < sum(map(len, prompts)) or not _counts_positions(model):
+        return 0
+    return shared
+
+
+def _counts_positions(model: Any) -> bool:
+    """Whether attention knows where tokens are by rotary embeddings alone, which follow their position ids."""
+    config = model.config.get_text_config(decoder=True)
+    layers = DynamicCache(config=config).layers
+    rope = repr(getattr(config, "rope_parameters", None))
+    return (
+        bool(layers)
+        and all(type(layer) is DynamicLayer for layer in layers)
+        and not getattr(model, "_is_stateful", False)
+        # These rotate by how long the longest sequence is.
+        and not any(kind in rope for kind in ("dynamic", "longrope"))
+        and any("position_embeddings" in inspect.signature(each.forward).parameters for each in _kinds(model))
+    )
+
+
+def _kinds(model: Any) -> set[Any]:
+    return {type(module) for module in model.modules()}

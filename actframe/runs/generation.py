@@ -16,7 +16,7 @@ from actframe.benchmarks.base import Likelihood
 from actframe.benchmarks.prompting import Message
 from actframe.errors import SettingsError
 from actframe.runs.batches import plan_batches
-from actframe.runs.decoding import Decoding
+from actframe.runs.decoding import Decoding, shared_beginning
 from actframe.runs.drawing import Drawing, answer_seed
 from actframe.runs.models import LoadedModel
 from actframe.runs.prompts import begun_response, check_lengths, encode_prompts
@@ -216,15 +216,17 @@ def run_generate(
     """
     has_stops = any(request.stops for request in requests)
     config = _generation_config(loaded, settings, has_stops)
-    ids, mask = _pad([each.input_ids for each in requests], config.pad_token_id, left=not loaded.is_encoder_decoder)
+    prompts = [each.input_ids for each in requests]
+    suits = Decoding.suits(loaded.model, config)
+    decoding = Decoding(len(requests), shared_beginning(loaded.model, prompts) if suits else 0)
+    ids, mask = _pad(prompts, config.pad_token_id, left=not loaded.is_encoder_decoder, shared=decoding.shared)
     # A decoder of its own begins with its start token instead of the prompt.
     start = 1 if loaded.is_encoder_decoder else ids.shape[1]
-    decoding = Decoding(len(requests))
     stopping = StopTexts(loaded.require_tokenizer(), [each.stops for each in requests], start, decoding)
     processors: list[Any] = [_Observing(observe, decoding)] if observe is not None else []
     if settings.temperature > 0:
         processors.append(Drawing(settings.temperature, settings.top_p, [each.seed for each in requests], decoding))
-    more: dict[str, Any] = {"custom_generate": decoding} if Decoding.suits(loaded.model, config) else {}
+    more: dict[str, Any] = {"custom_generate": decoding} if suits else {}
     if has_stops:
         more["stopping_criteria"] = [stopping]
     if processors:
@@ -282,13 +284,15 @@ def _generation_config(loaded: LoadedModel, settings: GenerationSettings, has_st
     return config
 
 
-def _pad(encoded: Sequence[Sequence[int]], pad: int, left: bool) -> tuple[Tensor, Tensor]:
-    """Ids and mask `(batch, pos)`. Done here, so that the user's tokenizer is not set to another padding."""
+def _pad(encoded: Sequence[Sequence[int]], pad: int, *, left: bool, shared: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask `(batch, pos)`, with padding after what rows share. The user's tokenizer stays as it is set."""
     width = max(len(ids) for ids in encoded)
     ids = torch.full((len(encoded), width), pad)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(encoded):
-        span = slice(width - len(prompt), width) if left else slice(0, len(prompt))
-        ids[row, span] = torch.tensor(prompt)
-        mask[row, span] = 1
+        rest = len(prompt) - shared
+        span = slice(width - rest, width) if left else slice(0, rest)
+        for part, tokens in ((slice(0, shared), prompt[:shared]), (span, prompt[shared:])):
+            ids[row, part] = torch.tensor(tokens, dtype=torch.long)
+            mask[row, part] = 1
     return ids, mask
