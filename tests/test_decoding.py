@@ -128,6 +128,18 @@ def test_rows_that_share_their_beginning_are_recorded_as_they_are_alone(strategy
             torch.testing.assert_close(tensor, alone.activations[site], rtol=1e-4, atol=1e-4)
 
 
+def test_a_short_prompt_that_is_left_over_of_a_longer_one_is_not_taken_for_it():
+    """The second prompt is the first one without its middle, where the padding of the second stands."""
+    loaded = LoadedModel("tiny", tiny_model("llama"), tiny_tokenizer())
+    beginning = [1, *range(40, 60)]
+    requests = [Request([*beginning, *middle, 5]) for middle in ([13, 3, 4], [], [258, 258, 258], [258, 258])]
+    settings = GenerationSettings(max_new_tokens=1)
+    for order in (requests, requests[::-1]):
+        with ActivationRecorder(loaded.model, 0) as recorder:
+            generate_batch(loaded, order, settings)
+        assert [record.input_ids for record in recorder.records] == [each.input_ids for each in order]
+
+
 def test_patterns_of_rows_that_share_their_beginning_are_those_of_rows_alone():
     loaded = ending("llama")
     loaded.model.set_attn_implementation("eager")
@@ -155,7 +167,8 @@ def test_little_in_common_and_prompts_that_are_the_same_are_computed_row_by_row(
     assert shared_beginning(model, [*prompts, prompts[0]]) == 0
     assert shared_beginning(model, prompts[:1]) == 0
     assert shared_beginning(model, [[1, *range(10 * n, 10 * n + 30)] for n in range(1, 6)]) == 0
-    assert shared_beginning(model, [prompts[0], prompts[0][:5]]) == 4
+    assert shared_beginning(model, [prompts[0], prompts[0][:18]]) == 17
+    assert shared_beginning(model, [prompts[0], prompts[0][:16]]) == 0
 
 
 def test_rows_that_a_text_stops_leave_too():

@@ -57,6 +57,9 @@ class Generation:
         if not self._encoder_decoder and not self._fed_embeddings:
             fed_width += _slots_before(given, fed_width)
         self.prompt_width = None if self._encoder_decoder or not fed_width else fed_width
+        mask = given.get("attention_mask")
+        has_own = isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] == self._returned_width == fed_width
+        self._real = (mask != 0).tolist() if mask is not None and has_own and not self._encoder_decoder else None
         self._may_stop_early = bool(given.get("stopping_criteria") or self._settings("stop_strings"))
 
     def forget(self, group: SequenceGroup) -> None:
@@ -90,7 +93,9 @@ class Generation:
         width = self._prompt_end()
         response = self._cut(tokens[width:], alone=number[1] == 1)
         before = self.prompt_width - width if self.prompt_width is not None else 0
-        whole = Returned([*tokens[:width], *response], 0 if self._encoder_decoder else width, before, item, number)
+        real = self._real[item[0]] if self._real is not None and len(self._real) == item[1] else None
+        prompt_width = 0 if self._encoder_decoder else width
+        whole = Returned([*tokens[:width], *response], prompt_width, before, item, number, real)
         found = find_columns(whole, self.groups)
         prompt = found.chain[: found.group.prompt_length(found.chain)]
         ids = found.group.tokens(prompt)

@@ -27,6 +27,8 @@ class Returned:
         before: how many slots of the cache come before the first of them.
         item: which prompt of the batch it answers, of how many.
         number: which of the returned sequences it is, of how many.
+        real: which columns of the prompt are tokens and not padding, as the call's attention mask says; None where it
+            does not.
     """
 
     tokens: list[int]
@@ -34,6 +36,7 @@ class Returned:
     before: int
     item: tuple[int, int]
     number: tuple[int, int]
+    real: list[bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def _find_in(returned: Returned, group: SequenceGroup) -> Found | None:
             chains.setdefault(group.roots[chain[0]], []).append(chain)
     for origin in _origins(returned, group):
         if origin in chains:
-            return Found(group, origin, _choose(chains[origin], group))
+            return Found(group, origin, _choose(_as_long(chains[origin], returned, group), group))
     return None
 
 
@@ -122,6 +125,17 @@ def _fed(returned: Returned, group: SequenceGroup, tip: int, prompt_end: int) ->
         column = parents[column]
     chain.reverse()
     return chain if len(chain) - group.prompt_length(chain) == slots[tip] + 1 - prompt_end else None
+
+
+def _as_long(chains: list[list[int]], returned: Returned, group: SequenceGroup) -> list[list[int]]:
+    """Those of several chains whose padding is that of the prompt; all where none is.
+
+    Padding has no columns, so where rows share their beginning, a shorter prompt may fit what is left of a longer one.
+    """
+    if len(chains) == 1 or returned.real is None:
+        return chains
+    real = [slot for slot, is_real in enumerate(returned.real) if is_real]
+    return [chain for chain in chains if group.slots(chain[: len(real)]) == real] or chains
 
 
 def _choose(chains: list[list[int]], group: SequenceGroup) -> list[int]:

@@ -22,8 +22,9 @@ __all__ = ["Decoding", "can_go_on", "shared_beginning"]
 FULL = 0.75
 """Rows leave when fewer than this share of them goes on: each time, the keys and values of those are copied."""
 
-WORTHWHILE = 8
-"""What rows have in common is computed once where that saves at least one token in so many."""
+LEAST, SAVED = 16, 1 / 8
+"""What rows have in common is computed once where it has so many tokens, and so many of all are saved: it takes a
+forward pass of its own."""
 
 OF_GENERATE = ("generate", "prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
 """What a model class overrides that feeds its forward something of its own, or keeps something for each row."""
@@ -162,9 +163,8 @@ def shared_beginning(model: Any, prompts: Sequence[Sequence[int]]) -> int:
         return 0
     columns = enumerate(zip(*(prompt[:-1] for prompt in prompts), strict=False))
     shared = next((place for place, tokens in columns if len(set(tokens)) > 1), min(map(len, prompts)) - 1)
-    if shared * (len(prompts) - 1) * WORTHWHILE < sum(map(len, prompts)) or not _counts_positions(model):
-        return 0
-    return shared
+    saved = shared * (len(prompts) - 1) / sum(map(len, prompts))
+    return shared if shared >= LEAST and saved >= SAVED and _counts_positions(model) else 0
 
 
 def _counts_positions(model: Any) -> bool:
