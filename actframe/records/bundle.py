@@ -87,7 +87,7 @@ class LazyTensors(Mapping[str, "Tensor"]):
         return tensor.dtype, tuple(tensor.shape)
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """The rows from `start` to `stop` of a tensor, in memory of their own."""
+        """The rows from `start` to `stop` of a tensor, as far as there are any, in memory of their own."""
         return self._rows(name, start, stop) if self._rows is not None else self[name][start:stop].clone()
 
     def view(self, name: str) -> Tensor:

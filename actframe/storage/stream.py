@@ -105,9 +105,11 @@ class _Content:
         return self._elements(name, 0, math.prod(shape), shape)
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """The rows from `start` to `stop`."""
-        width = math.prod(self.facts(name)[1][1:])
-        return self._elements(name, start * width, stop * width, (stop - start, *self.facts(name)[1][1:]))
+        """The rows from `start` to `stop`, as far as there are any: what lies behind them is another tensor."""
+        length, *rest = self.facts(name)[1]
+        start, stop = min(start, length), min(stop, length)
+        width = math.prod(rest)
+        return self._elements(name, start * width, stop * width, (stop - start, *rest))
 
     def view(self, name: str) -> Tensor:
         """A tensor in the file's own memory."""
