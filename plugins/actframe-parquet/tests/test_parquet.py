@@ -76,6 +76,16 @@ def test_the_entry_point_is_found_with_its_distribution():
     assert plugin.extensions == [ParquetBackend]
 
 
+def test_what_the_first_version_wrote_stays_readable():
+    found = load_activations(Path(__file__).parent / "golden" / "version-1.parquet")
+    activations = found.pop("activations")
+    assert found == {"prompt": "Hi 東京", "positions": [3, 4], "correct": True, "question_id": "a/1"}
+    assert list(activations) == ["layer_0", "layer_0.attn_probs", "odd"]
+    assert_same(activations["layer_0"], torch.arange(6.0).reshape(2, 3).bfloat16())
+    assert_same(activations["layer_0.attn_probs"], torch.arange(8.0).reshape(2, 2, 2))
+    assert_same(activations["odd"], torch.tensor(7, dtype=torch.int16))
+
+
 def test_looking_the_plugin_up_by_its_entry_point_imports_neither_arrow_nor_torch():
     script = "import sys, actframe_parquet; print(sorted({'pyarrow', 'numpy', 'torch'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

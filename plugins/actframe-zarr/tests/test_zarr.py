@@ -81,6 +81,16 @@ def test_the_entry_point_is_found_with_its_distribution():
     assert plugin.extensions == [ZarrBackend]
 
 
+def test_what_the_first_version_wrote_stays_readable():
+    found = load_activations(Path(__file__).parent / "golden" / "version-1.zarr.zip")
+    activations = found.pop("activations")
+    assert found == {"prompt": "Hi 東京", "positions": [3, 4], "correct": True, "question_id": "a/1"}
+    assert list(activations) == ["layer_0", "layer_0.attn_probs", "odd"]
+    assert_same(activations["layer_0"], torch.arange(6.0).reshape(2, 3).bfloat16())
+    assert_same(activations["layer_0.attn_probs"], torch.arange(8.0).reshape(2, 2, 2))
+    assert_same(activations["odd"], torch.tensor(7, dtype=torch.int16))
+
+
 def test_looking_the_plugin_up_by_its_entry_point_imports_neither_zarr_nor_torch():
     script = "import sys, actframe_zarr; print(sorted({'zarr', 'numpy', 'torch'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -93,6 +103,7 @@ def test_the_examples_of_the_readme_run(tmp_path, monkeypatch):
     for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL):
         exec(block, names)
     assert names["wrong"].shape == (6, 16)
+    assert names["whole"].layer_0.shape == (50, 16)
     assert names["rows"].shape == (10, 16)
     assert names["narrow"].dtype == torch.bfloat16
     fsspec.filesystem("memory").put(str(names["shard"]), "/bucket/shard.zarr.zip")
@@ -147,6 +158,40 @@ def test_xarray_sees_rows_with_what_their_records_say(shard):
     for key in ("question_id", "correct", "subject", "trial", "prompt"):
         assert dataset[key].values.tolist() == [record[key] for record in expected for _ in record["positions"]]
     assert dataset.record.values.tolist() == [number for number in range(6) for _ in range(5 + number)]
+
+
+def test_shards_of_a_store_are_put_together_with_their_labels(tmp_path):
+    with ActivationStore(tmp_path / "run", backend="zarr") as store:
+        for number in range(3):
+            store.append(random_record(number, 4 + number))
+            store.flush()
+    shards = sorted((tmp_path / "run" / "shards").iterdir())
+    assert len(shards) == 3
+    whole = xarray.concat([opened(shard)[["layer_1"]] for shard in shards], "row")
+    assert whole.layer_1.shape == (15, 16)
+    assert whole.question_id.values.tolist() == ["sums/0"] * 4 + ["sums/1"] * 5 + ["sums/2"] * 6
+
+
+def test_attention_patterns_and_missing_sites_come_back_and_stand_beside_the_rows(tmp_path):
+    lengths = (3, 5, 4)
+    records = [
+        random_record(number, length, sites=["layer_0", "layer_1"][: 2 - number % 2])
+        for number, length in enumerate(lengths)
+    ]
+    records = [
+        record.replace(activations={**record.activations, "layer_0.attn_probs": torch.rand(2, length, length)})
+        for record, length in zip(records, lengths, strict=True)
+    ]
+    with ActivationStore(tmp_path / "run", backend="zarr") as store:
+        for record in records:
+            store.append(record)
+    for found, record in zip(ActivationStore(tmp_path / "run", create=False), records, strict=True):
+        assert_same_record(found, record)
+    (shard,) = (tmp_path / "run" / "shards").iterdir()
+    dataset = opened(shard)
+    assert dataset["layer_0.attn_probs"].shape == (2 * (9 + 25 + 16),)
+    assert (dataset.layer_0.shape, dataset.layer_1.shape) == ((12, 16), (7, 16))
+    assert dataset["question_id.1"].values.tolist() == ["sums/0"] * 3 + ["sums/2"] * 4
 
 
 def test_a_label_that_some_record_lacks_or_that_is_long_is_left_to_the_lines(tmp_path):
