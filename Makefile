@@ -30,6 +30,7 @@ bench: install
 	$(BIN)/python bench/storage.py
 	$(BIN)/python bench/store.py
 	$(BIN)/python bench/benchmarks.py
+	$(BIN)/python bench/engines.py
 
 docs: install
 	$(BIN)/python docs/generate_cli.py
@@ -39,7 +40,7 @@ docs: install
 install: $(BIN)/python
 	$(PIP) --editable '.[test]' --editable plugins/actframe-npz --editable plugins/actframe-lm-eval \
 		--editable 'plugins/actframe-zarr[test]' --editable 'plugins/actframe-parquet[test]' \
-		--editable plugins/template
+		--editable 'plugins/actframe-ray[test]' --editable plugins/template
 	$(MODEL)
 	$(ENCODER)
 

@@ -94,6 +94,7 @@ def test_a_hook_has_a_test(name):
         ("storage-backend.md", "backend.py", 30),
         ("capture-strategy.md", "strategy.py", 30),
         ("benchmark.md", "benchmark.py", 20),
+        ("engine.md", "engine.py", 20),
     ],
 )
 def test_a_plugin_page_shows_what_is_in_the_template_and_tested_there(page, module, most_lines):

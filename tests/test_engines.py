@@ -44,6 +44,13 @@ class Pickling(ExecutionEngine):
                 yield replace(pickle.loads(pickle.dumps(outcome)), worker=str(place))
 
 
+def test_a_worker_for_which_there_is_no_task_is_opened_and_closed_in_peace(tiny, tmp_path):
+    chosen = settings(capture=CaptureSettings("layer_0"), limit=3)
+    given = LoadedModel("tiny", tiny_model("llama"), tiny.tokenizer)
+    result = BenchmarkRun(given, Toy(), tmp_path, chosen, engine=Pickling(workers=3)).execute()
+    assert (result.partial, result.new) == (False, 3)
+
+
 class TestPickling(ExecutionEngineTests):
     @pytest.fixture
     def engine(self):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from actframe.benchmarks.base import BenchmarkAdapter
@@ -52,13 +52,10 @@ class BenchmarkWork(Work):
     @contextmanager
     def worker(self) -> Iterator[Worker]:
         model = self._model if isinstance(self._model, LoadedModel) else self._model.load()
-        place, settings = self._place, self._settings
-        if isinstance(place, RunLayout):
-            with recorded_batches(settings.capture, model, settings.scoring) as sink:
-                yield BenchmarkWorker(model, self._benchmark, settings, sink, place)
-            return
-        with place.open() as store, recorded_batches(settings.capture, model, settings.scoring) as sink:
-            yield BenchmarkWorker(model, self._benchmark, settings, sink, store)
+        place = self._place
+        with ExitStack() as opened:
+            store = place if isinstance(place, RunLayout) else opened.enter_context(place.open())
+            yield BenchmarkWorker(model, self._benchmark, self._settings, store, opened)
 
 
 class BenchmarkWorker(Worker):
@@ -66,8 +63,8 @@ class BenchmarkWorker(Worker):
 
     Args:
         model, benchmark, settings: as of `BenchmarkWork`.
-        sink: of the recorder that is recording; None where nothing is captured.
         store: gets the records.
+        opened: what is closed with the worker; the recorder will be part of it.
     """
 
     def __init__(
@@ -75,20 +72,27 @@ class BenchmarkWorker(Worker):
         model: LoadedModel,
         benchmark: BenchmarkAdapter,
         settings: RunSettings,
-        sink: RecordedBatch | None,
         store: Sink,
+        opened: ExitStack,
     ) -> None:
         self._model = model
         self._benchmark = benchmark
-        self._generation = settings.generation
-        self._sink = sink
+        self._settings = settings
         self._store = store
+        self._opened = opened
+        self._sink: RecordedBatch | None = None
+        self._begun = False
         self._isolation = Isolation[Job](
             lambda jobs: batch_tokens([len(job.input_ids) for job in jobs], settings.generation)
         )
 
     def compute(self, task: Task) -> Iterator[Outcome]:
         """As the contract says, with an outcome for each answer."""
+        if not self._begun:
+            # Not before: there may be no task for this worker, and a recorder that records nothing complains.
+            capture, scoring = self._settings.capture, self._settings.scoring
+            self._sink = self._opened.enter_context(recorded_batches(capture, self._model, scoring))
+            self._begun = True
         for part in self._isolation.run(task.items, self._answer):
             yield from self._outcomes(task, part)
 
@@ -100,7 +104,7 @@ class BenchmarkWorker(Worker):
         if self._sink is not None:
             # What a batch left that failed.
             self._sink.clear()
-        return answer_batch(self._model, jobs, self._generation, self._sink)
+        return answer_batch(self._model, jobs, self._settings.generation, self._sink)
 
     def _outcomes(self, task: Task, part: Part[Job, list[Answered]]) -> Iterator[Outcome]:
         refused = self._isolation.refused

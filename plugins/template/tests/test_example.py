@@ -4,10 +4,17 @@ import pytest
 import torch
 from actframe_example.backend import TorchSaveBackend
 from actframe_example.benchmark import Colours
+from actframe_example.engine import ShiftsEngine
 from actframe_example.strategy import BlockOutputs
 
 from actframe import ActivationRecorder, load_activations
-from actframe.testing import BenchmarkAdapterTests, CaptureStrategyTests, StorageBackendTests, tiny_model
+from actframe.testing import (
+    BenchmarkAdapterTests,
+    CaptureStrategyTests,
+    ExecutionEngineTests,
+    StorageBackendTests,
+    tiny_model,
+)
 
 
 class TestTorchSaveBackend(StorageBackendTests):
@@ -26,6 +33,12 @@ class TestColours(BenchmarkAdapterTests):
     @pytest.fixture
     def adapter(self):
         return Colours()
+
+
+class TestShiftsEngine(ExecutionEngineTests):
+    @pytest.fixture
+    def engine(self):
+        return ShiftsEngine(tasks_per_worker=2)
 
 
 def test_the_installed_plugin_records_and_saves(tmp_path):

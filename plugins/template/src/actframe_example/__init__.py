@@ -8,6 +8,7 @@ def extensions():
     """The classes that are found by their names from now on."""
     from actframe_example.backend import TorchSaveBackend
     from actframe_example.benchmark import Colours
+    from actframe_example.engine import ShiftsEngine
     from actframe_example.strategy import BlockOutputs
 
-    return [TorchSaveBackend, BlockOutputs, Colours]
+    return [TorchSaveBackend, BlockOutputs, Colours, ShiftsEngine]
