@@ -25,7 +25,7 @@ progress, messages and warnings go to stderr. Colours are left out where the out
 | exit code | meaning |
 |---|---|
 | 0 | done |
-| 1 | the work failed, or `--max-disk` ended it early; stderr says why. `verify`: damage was found |
+| 1 | the work failed, `--max-disk` ended it early, or questions failed; stderr says why. `verify`: damage was found |
 | 2 | the command was not understood |
 | 130 | interrupted with Ctrl-C, or ended with SIGTERM |
 

@@ -201,7 +201,11 @@ def command(tmp_path_factory):
 
 def start(command, out):
     return subprocess.Popen(
-        [*command, "--activation-save-dir", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--activation-save-dir", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -213,7 +217,8 @@ def test_ctrl_c_on_the_command_line_keeps_what_is_finished_and_the_same_command_
             assert time.monotonic() < deadline
             assert process.poll() is None, process.communicate()
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        # As a terminal does it: to all processes of the command, those of Ray as well.
+        os.killpg(process.pid, signal.SIGINT)
         printed, said = process.communicate(timeout=200)
     assert process.returncode == 130, said
     assert printed == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ def connected(engine: RayEngine) -> Iterator[Resources]:
         own = {"address": "local", "num_cpus": cores, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     with _own_signals():
         try:
-            ray.init(**own, log_to_driver=False, logging_level="error")
+            ray.init(**own, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             where = "on this machine" if here else f"at {engine.ray_address!r}"
             raise EngineError(f"cannot connect to Ray {where}: {' '.join(str(error).split())}") from error
@@ -65,7 +66,7 @@ def connected(engine: RayEngine) -> Iterator[Resources]:
 
 
 def _resources(engine: RayEngine, cpus: int) -> Resources:
-    there = ray.cluster_resources()
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus = engine.gpus_per_worker
     if gpus is None:
         gpus = 1.0 if there.get("GPU") else 0.0
