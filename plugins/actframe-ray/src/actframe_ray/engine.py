@@ -51,7 +51,9 @@ class RayEngine(ExecutionEngine):
     @property
     def share_of_this_machine(self) -> int:
         """How many cores a worker gets where all are on this machine."""
-        return self.cpus_per_worker or max(1, len(os.sched_getaffinity(0)) // self.workers)
+        # Not every system says which cores are this process's.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self.cpus_per_worker or max(1, cores // self.workers)
 
     def run(self, work: Work, tasks: Iterator[Task]) -> Generator[Outcome]:
         """As the contract says."""
