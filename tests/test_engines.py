@@ -92,7 +92,8 @@ def test_tasks_at_which_workers_died_are_done_again(tiny, tmp_path):
     told = []
     engine = Mortal(deaths=((1, 2),))
     run = BenchmarkRun(tiny, Toy(), tmp_path / "out", settings(capture=CaptureSettings()), engine=engine)
-    result = run.execute(told.append)
+    with pytest.warns(RuntimeWarning, match=r"a worker died \(shot\); what it had not written is computed again"):
+        result = run.execute(told.append)
     assert (result.partial, result.new) == (False, 9)
     assert [each.done for each in told] == [0, 1, 2, 3, 4, 5, 5, 5, 6, 7, 8, 9, 9]
     assert {each.earlier for each in told} == {0}
@@ -101,7 +102,8 @@ def test_tasks_at_which_workers_died_are_done_again(tiny, tmp_path):
 
 def test_a_task_at_which_every_worker_dies_is_given_up_and_named(tiny, tmp_path):
     run = BenchmarkRun(tiny, Toy(), tmp_path, settings(), engine=Mortal(deaths=((0, 9),)))
-    result = run.execute()
+    with pytest.warns(RuntimeWarning, match="a worker died"):
+        result = run.execute()
     assert result.partial
     assert result.new == 5
     lost = {job.question.id for job in run.plan.batches[0]}
@@ -115,7 +117,8 @@ def test_workers_that_die_at_nothing_are_not_replaced_for_ever():
     attempts = Attempts(lambda task: task.items)
     for _ in range(3):
         assert list(attempts.begin([Task(0, "ab")])) == [Task(0, "ab")]
-        attempts.take(Outcome(None, lost="out of memory"))
+        with pytest.warns(RuntimeWarning, match="a worker died"):
+            attempts.take(Outcome(None, lost="out of memory"))
         assert attempts.again
     with pytest.raises(EngineError, match="keep dying where they are at no task: out of memory"):
         list(attempts.begin([]))
@@ -124,7 +127,8 @@ def test_workers_that_die_at_nothing_are_not_replaced_for_ever():
 def test_tasks_at_which_a_worker_died_come_last():
     attempts = Attempts(lambda task: task.items)
     tasks = [Task(number, "a") for number in range(4)]
-    attempts.take(Outcome(1, lost="shot"))
+    with pytest.warns(RuntimeWarning, match="a worker died"):
+        attempts.take(Outcome(1, lost="shot"))
     assert [task.number for task in attempts.begin(tasks)] == [0, 2, 3, 1]
 
 

@@ -90,6 +90,11 @@ class Attempts:
             self._again = True
             self._deaths[outcome.task] += 1
             self._reasons[outcome.task] = outcome.lost
+            warnings.warn(
+                f"a worker died ({outcome.lost}); what it had not written is computed again",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 
 def check_engine(engine: ExecutionEngine, settings: RunSettings) -> None:

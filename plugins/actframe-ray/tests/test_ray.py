@@ -114,7 +114,8 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_is_missing_or_there_twi
     BenchmarkRun(loaded, Numbers(), tmp_path / "local", settings).execute()
     told, engine = [], Shooting(workers=2)
     run = BenchmarkRun(loaded, Numbers(), tmp_path / "out", settings, engine=engine)
-    result = run.execute(lambda now: told.append(now.done))
+    with pytest.warns(RuntimeWarning, match="a worker died .*; what it had not written is computed again"):
+        result = run.execute(lambda now: told.append(now.done))
     assert engine.shot
     assert (result.partial, result.new, len(result.answers)) == (False, QUESTIONS, QUESTIONS)
     store = ActivationStore(tmp_path / "out")
@@ -127,13 +128,14 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_is_missing_or_there_twi
 
 
 class Deadly:
-    """A hook under which the worker dies that computes a token."""
+    """A hook under which the worker dies that computes a prompt with a token."""
 
     def __init__(self, token):
         self.token = token
 
     def __call__(self, module, given):
-        if bool((given[0] == self.token).any()):
+        # What is generated comes one by one, and may be anything.
+        if given[0].shape[1] > 1 and bool((given[0] == self.token).any()):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -145,7 +147,8 @@ def test_a_question_at_which_every_worker_dies_is_left_out_and_named(loaded, set
     assert [job.question.id for job in run.plan.jobs if deadly in job.input_ids] == ["numbers/7"]
     loaded.model.get_input_embeddings().register_forward_pre_hook(Deadly(deadly))
     (batch,) = [each for each in run.plan.batches if any(job.question.id == "numbers/7" for job in each)]
-    result = run.execute()
+    with pytest.warns(RuntimeWarning, match="a worker died"):
+        result = run.execute()
     assert result.partial
     assert result.failures.keys() == {f"question {job.question.id!r}" for job in batch}
     assert "3 workers died at it (" in result.reason
