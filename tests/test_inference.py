@@ -192,7 +192,7 @@ def test_settings_reach_the_generation(tiny):
             StorageError,
             "no does not",
         ),
-        (lambda f: generate_inference_with_activations("x", "none/such", f / "x.pt"), UnknownNameError, "'.pt'"),
+        (lambda f: generate_inference_with_activations("x", "none/such", f / "x.onnx"), UnknownNameError, "'.onnx'"),
         (lambda f: generate_inference_with_activations("x", "none/such", strategy="h"), UnknownNameError, "strategy"),
         (
             lambda f: answer_benchmark_question_with_activations("x", "none/such", storage="zip"),

@@ -13,14 +13,13 @@ from typer.main import get_command
 
 from actframe.errors import PluginError, SettingsError, UnknownNameError
 from actframe.registry import registry
-from actframe.runs.engines import ExecutionEngine
+from actframe.runs.engines import ExecutionEngine, LocalEngine
 
 if TYPE_CHECKING:
     from actframe.runs.models import LoadedModel
 
 __all__ = ["Engine", "EngineCommand", "chosen_engine", "load_for"]
 
-_DEFAULT = "local"
 _CLASS, _CHOSEN = "actframe.engine_class", "actframe.engine"
 
 Engine = Annotated[
@@ -78,10 +77,13 @@ def _named(args: list[str]) -> str:
             return args[place + 1]
         if text.startswith("--engine="):
             return text.partition("=")[2]
-    return _DEFAULT
+    return LocalEngine.name
 
 
 def _find(name: str) -> type[ExecutionEngine]:
+    if name == LocalEngine.name:
+        # Nobody can shadow it, and help is answered without loading plugins.
+        return LocalEngine
     try:
         return registry().find(ExecutionEngine, name)  # type: ignore[type-abstract]
     except (UnknownNameError, PluginError) as error:

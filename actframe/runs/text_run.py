@@ -6,13 +6,13 @@ import os
 import time
 from array import array
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy
 
-from actframe.errors import BenchmarkError
+from actframe.errors import BenchmarkError, StorageError
 from actframe.runs.attempts import Attempts, check_engine
 from actframe.runs.engines import ExecutionEngine, LocalEngine, Task
 from actframe.runs.identity import describe_capture, describe_circumstances, describe_model, hash_of
@@ -157,8 +157,12 @@ class TextRun:
             reason = f"{type(error).__name__}: {error}"
             raise
         finally:
-            new, failures = now.done - before, attempts.failures
-            self.result = TextRunResult(survey.total, now.done, new, survey, now, reason, failures)
+            kept = now.done
+            if reason is not None:
+                # Whoever interrupts may do so between a record and its count.
+                with suppress(StorageError):
+                    kept = sum(self.done())
+            self.result = TextRunResult(survey.total, kept, kept - before, survey, now, reason, attempts.failures)
         return self.result
 
     def _records(self, room: TextRoom, attempts: Attempts, now: TextProgress) -> Generator[TextProgress]:

@@ -109,6 +109,7 @@ class Shooting(RayEngine):
                 os.kill(self.shot[0], signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_worker_that_is_killed_is_replaced_and_nothing_is_missing_or_there_twice(loaded, settings, tmp_path):
     BenchmarkRun(loaded, Numbers(), tmp_path / "local", settings).execute()
@@ -139,6 +140,7 @@ class Deadly:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_question_at_which_every_worker_dies_is_left_out_and_named(loaded, settings, tmp_path):
     asked = replace(settings, limit=8, flush_every=1)
@@ -212,6 +214,7 @@ def start(command, out):
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_on_the_command_line_keeps_what_is_finished_and_the_same_command_goes_on(command, tmp_path):
     out = tmp_path / "out"
     with start([*command, "--flush-every", "2"], out) as process:
