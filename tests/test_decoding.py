@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, SynthIDTextWatermarkingConfig
 
 from actframe import ActivationRecorder, Selection
 from actframe.benchmarks.general import General
@@ -198,6 +199,28 @@ def test_models_that_feed_their_forward_themselves_are_left_to_generate(monkeypa
 
     assert not Decoding.suits(Own(model.config), model.generation_config)
     assert not Decoding.suits(model, generation.GenerationConfig(cache_implementation="static"))
+
+
+def test_models_with_images_whose_places_have_several_numbers_are_left_to_generate():
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text |= {"num_key_value_heads": 4, "vocab_size": 260, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 258}
+    text |= {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}}
+    vision = {"depth": 1, "embed_dim": 16, "hidden_size": 32, "num_heads": 2}
+    config = Qwen2VLConfig(
+        text_config=text, vision_config=vision, **{k: text[k] for k in ("vocab_size", "pad_token_id")}
+    )
+    model = Qwen2VLForConditionalGeneration(config).eval()
+    loaded = LoadedModel("tiny", model, tiny_tokenizer())
+    assert not Decoding.suits(model, model.generation_config)
+    settings = GenerationSettings(max_new_tokens=6)
+    assert generate_batch(loaded, ALIKE, settings) == [generate_batch(loaded, [each], settings)[0] for each in ALIKE]
+
+
+def test_a_checkpoint_with_a_watermark_is_left_to_generate():
+    loaded = ending("llama")
+    loaded.model.generation_config.watermarking_config = SynthIDTextWatermarkingConfig(keys=[1, 2, 3, 4], ngram_len=3)
+    assert not Decoding.suits(loaded.model, generation.GenerationConfig())
+    assert len(generate_batch(loaded, REQUESTS, DRAWN)) == len(REQUESTS)
 
 
 def test_smollm2_s_answers_are_those_of_generate(monkeypatch):

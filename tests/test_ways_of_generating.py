@@ -192,6 +192,21 @@ def test_rows_that_a_loop_takes_out_when_they_have_ended_are_records_too(model):
     judge(model, recorder.records, [([5, 6], [1, 5]), ([7, 8], [2]), ([9, 10], [3, 4])], by_hand=True)
 
 
+def test_rows_of_a_shared_beginning_that_a_loop_takes_out_are_records_too(model):
+    """First one of three leaves, then, after another pass, one of two: each was fed something of its own."""
+    with ActivationRecorder(model, SITES) as recorder:
+        cache = DynamicCache(config=model.config)
+        model(torch.tensor([[5, 6]]), past_key_values=cache)
+        cache.batch_repeat_interleave(3)
+        model(torch.tensor([[1], [2], [3]]), past_key_values=cache)
+        cache.batch_select_indices(torch.tensor([0, 2]))
+        model(torch.tensor([[4], [5]]), past_key_values=cache)
+        cache.batch_select_indices(torch.tensor([1]))
+        model(torch.tensor([[7]]), past_key_values=cache)
+    kept = [([5, 6], [2]), ([5, 6], [1, 4]), ([5, 6], [3, 5, 7])]
+    judge(model, recorder.records, kept, by_hand=True)
+
+
 MOVES = {
     "crop": ({"tokens_to_remove": -1}, [([5, 6], [10]), ([7, 8], [11])]),
     "reorder_cache": ({"beam_idx": torch.tensor([1, 0])}, [([5, 6], [1, 11]), ([7, 8], [2, 10])]),

@@ -20,6 +20,7 @@ class Row:
         length: how many positions it has.
         committed: how many of them come from calls that have returned.
         prompt: how many of them are prompt, once the whole prompt is there.
+        passes: how many calls have extended it since it was one of several copies.
     """
 
     origin: int
@@ -27,10 +28,12 @@ class Row:
     length: int = 0
     committed: int = 0
     prompt: int | None = None
+    passes: int = 0
 
-    def copy(self) -> Row:
-        """The same sequence, which grows apart from this one."""
-        return Row(self.origin, self.tip, self.length, self.committed, self.prompt)
+    def copy(self, *, passes: int | None = None) -> Row:
+        """The same sequence, which grows apart from this one; with another number of passes, where one is given."""
+        passes = self.passes if passes is None else passes
+        return Row(self.origin, self.tip, self.length, self.committed, self.prompt, passes)
 
     def settled(self, columns: Columns) -> list[int]:
         """The columns of its committed positions."""

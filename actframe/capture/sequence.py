@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import weakref
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -158,13 +159,18 @@ class SequenceGroup:
     def move_rows(self, order: Sequence[int], *, others_ended: bool = False) -> None:
         """Row i is now what row `order[i]` was."""
         self._address = None
+        times = Counter(order)
         if others_ended:
-            stay = {self.rows[number].origin for number in order}
-            chosen = set(order)
+            kept = Counter(self.rows[number].origin for number in times)
+            only_leave = len(times) == len(order)
+            # Beams that are given up make room for copies of others; of copies that one pass was tried on, one is kept.
             self.ended += [
-                row for number, row in enumerate(self.rows) if number not in chosen and row.origin not in stay
+                row
+                for number, row in enumerate(self.rows)
+                if number not in times
+                and (not kept[row.origin] or (only_leave and (kept[row.origin] > 1 or row.passes > 1)))
             ]
-        self.rows = [self.rows[number].copy() for number in order]
+        self.rows = [self.rows[number].copy(passes=0 if times[number] > 1 else None) for number in order]
         self.batch_size = max(self.batch_size, len(self.rows))
 
     def copy(self, number: int, scratch: Scratch) -> SequenceGroup:
@@ -238,6 +244,7 @@ class SequenceGroup:
         for number, row in enumerate(self.rows):
             fresh = arriving(row, call, number, self.columns, recomputed)
             before = row.length
+            row.passes += 1
             if is_whole:
                 cells: Sequence[int] = range(first_cell + len(kept), first_cell + len(kept) + len(fresh))
                 kept.extend(

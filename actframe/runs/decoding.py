@@ -26,7 +26,14 @@ LEAST, SAVED = 16, 1 / 8
 """What rows have in common is computed once where it has so many tokens, and so many of all are saved: it takes a
 forward pass of its own."""
 
-OF_GENERATE = ("generate", "prepare_inputs_for_generation", "_update_model_kwargs_for_generation")
+OF_GENERATE = (
+    "generate",
+    "prepare_inputs_for_generation",
+    "_prefill",
+    "_prepare_position_ids_for_generation",
+    "_sample",
+    "_update_model_kwargs_for_generation",
+)
 """What a model class overrides that feeds its forward something of its own, or keeps something for each row."""
 
 
@@ -65,7 +72,9 @@ class Decoding:
         taken = inspect.signature(model.forward).parameters
         takes = all(name in taken for name in ("attention_mask", "position_ids", "past_key_values"))
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        return takes and not own and not distributed and config.cache_implementation is None
+        # A watermark keeps something for each row. None in a configuration leaves what the model's own says.
+        marks = config.watermarking_config or getattr(model.generation_config, "watermarking_config", None)
+        return takes and not (own or distributed or marks) and config.cache_implementation is None
 
     def __call__(
         self,
@@ -131,7 +140,8 @@ def _step(model: Any, ids: Tensor, given: dict[str, Any]) -> Tensor:
 
 def _select(given: dict[str, Any], rows: Tensor) -> None:
     """Go on with some of the rows."""
-    given["past_key_values"].batch_select_indices(rows)
+    # On the CPU they index every layer's keys, on whichever device these are.
+    given["past_key_values"].batch_select_indices(rows.cpu())
     for name in ("attention_mask", "position_ids"):
         if given.get(name) is not None:
             given[name] = given[name][rows]

@@ -235,7 +235,8 @@ class _Branch:
             cache = copy.copy(prompts.cache)
             cache.layers = [copy.copy(layer) for layer in prompts.cache.layers]
             if len(rows) < len(prompts.mask):
-                cache.batch_select_indices(places.to(model.device))
+                # On the CPU they index every layer's keys, on whichever device these are.
+                cache.batch_select_indices(places)
         return cls(cache, prompts.mask[places])
 
     def feed(self, model: _Model, rows: list[list[int]]) -> Tensor:
