@@ -35,6 +35,9 @@ def folder_of(tmp_path_factory):
 @pytest.mark.parametrize("page", with_page_names(p for p in PAGES if FENCED.search(p.read_text())))
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, folder_of, monkeypatch, smollm2):
     monkeypatch.chdir(folder_of(page))
+    # Every test of a process has the same memory:// otherwise.
+    monkeypatch.setattr(MemoryFileSystem, "store", {})
+    monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
     # The tests have no network: the hub's model is read from where the embedded one was converted to.
     source = "\n".join(FENCED.findall(page.read_text())).replace(HUB_ID, str(smollm2_folder()))
     exec(compile(source, page.name, "exec", dont_inherit=True), {"__name__": "__main__"})

@@ -16,6 +16,7 @@ import torch
 from actframe_parquet import tables
 from actframe_parquet.backend import ParquetBackend
 from actframe_parquet.sealed import seal
+from fsspec.implementations.memory import MemoryFileSystem
 from pyarrow import parquet
 
 from actframe import (
@@ -94,6 +95,8 @@ def test_looking_the_plugin_up_by_its_entry_point_imports_neither_arrow_nor_torc
 
 def test_the_examples_of_the_readme_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(MemoryFileSystem, "store", {})
+    monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import datasets
 

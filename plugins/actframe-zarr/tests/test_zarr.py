@@ -18,6 +18,7 @@ import zarr
 from actframe_zarr import arrays
 from actframe_zarr.backend import ZarrBackend
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+from fsspec.implementations.memory import MemoryFileSystem
 from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from actframe import (
@@ -99,6 +100,8 @@ def test_looking_the_plugin_up_by_its_entry_point_imports_neither_zarr_nor_torch
 
 def test_the_examples_of_the_readme_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(MemoryFileSystem, "store", {})
+    monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
     names = {}
     for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL):
         exec(block, names)
