@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from actframe import hookspecs
 from actframe.runs.smollm2 import smollm2_folder
